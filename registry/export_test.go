@@ -1,0 +1,26 @@
+package registry
+
+import "unsafe"
+
+// Mutations are bugs that tests seed to prove that they would be found.
+const (
+	BlindToDigests = 1 << iota // no digest is ever compared
+	BlindToGaps                // a missing batch is not noticed
+	BlindToEpochs              // a full publication is applied on top of what was there
+)
+
+// Mutate seeds bugs into r before it is used.
+func (r *Replica) Mutate(bugs int) {
+	r.mutant.digests = bugs&BlindToDigests != 0
+	r.mutant.gaps = bugs&BlindToGaps != 0
+	r.mutant.epochs = bugs&BlindToEpochs != 0
+}
+
+func entrySize() uintptr { return unsafe.Sizeof(entry{}) }
+func shardSize() uintptr { return unsafe.Sizeof(shard{}) }
+
+// hotBytes returns where in an entry the last field ends that a decision reads.
+func hotBytes() uintptr {
+	var e entry
+	return unsafe.Offsetof(e.reg) + unsafe.Offsetof(e.reg.Contact)
+}

@@ -1,0 +1,379 @@
+package registry_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"pbxmesh"
+	"pbxmesh/registry"
+	"pbxmesh/registry/memory"
+	"pbxmesh/registry/redisstore"
+	"pbxmesh/registry/registrytest"
+)
+
+// link stands between one daemon and the store and can be cut.
+type link struct {
+	registry.Backend
+	cut  atomic.Bool
+	deaf atomic.Bool  // the store does what it is told, and its answer is lost
+	idle atomic.Bool  // no call that follows changes gets through
+	seen atomic.Int64 // calls that read the leases, and were answered
+}
+
+func (l *link) answer(err error) error {
+	if err == nil && l.deaf.Load() {
+		return fmt.Errorf("%w: the answer is lost", pbxmesh.ErrUnavailable)
+	}
+	return err
+}
+
+func (l *link) err() error {
+	if l.cut.Load() {
+		return fmt.Errorf("%w: the link is cut", pbxmesh.ErrUnavailable)
+	}
+	return nil
+}
+
+func (l *link) Publish(ctx context.Context, p registry.Publication) (uint64, error) {
+	if err := l.err(); err != nil {
+		return 0, err
+	}
+	term, err := l.Backend.Publish(ctx, p)
+	return term, l.answer(err)
+}
+
+func (l *link) Append(ctx context.Context, b registry.Batch) error {
+	if err := l.err(); err != nil {
+		return err
+	}
+	return l.answer(l.Backend.Append(ctx, b))
+}
+
+func (l *link) Renew(ctx context.Context, x registry.Lease) error {
+	if err := l.err(); err != nil {
+		return err
+	}
+	return l.answer(l.Backend.Renew(ctx, x))
+}
+
+func (l *link) Leave(ctx context.Context, x registry.Lease) error {
+	if err := l.err(); err != nil {
+		return err
+	}
+	return l.Backend.Leave(ctx, x)
+}
+
+func (l *link) Announce(ctx context.Context, a registry.Announcement) error {
+	if err := l.err(); err != nil {
+		return err
+	}
+	return l.Backend.Announce(ctx, a)
+}
+
+func (l *link) Members(ctx context.Context) ([]registry.Announcement, int, error) {
+	if err := l.err(); err != nil {
+		return nil, 0, err
+	}
+	return l.Backend.Members(ctx)
+}
+
+func (l *link) Leases(ctx context.Context, n []pbxmesh.NodeID) (map[pbxmesh.NodeID]registry.Lease, int, error) {
+	if err := l.err(); err != nil {
+		return nil, 0, err
+	}
+	leases, bad, err := l.Backend.Leases(ctx, n)
+	if err == nil {
+		l.seen.Add(1)
+	}
+	return leases, bad, err
+}
+
+func (l *link) Snapshot(ctx context.Context, n pbxmesh.NodeID, each func(registry.Record)) (registry.SnapshotInfo, error) {
+	if err := l.err(); err != nil {
+		return registry.SnapshotInfo{}, err
+	}
+	return l.Backend.Snapshot(ctx, n, each)
+}
+
+func (l *link) Follow(ctx context.Context, after []registry.Cursor, wait time.Duration) ([]registry.Batch, error) {
+	if err := l.err(); err != nil {
+		return nil, err
+	}
+	batches, err := l.Backend.Follow(ctx, after, wait)
+	if l.idle.Load() {
+		return nil, fmt.Errorf("%w: nothing is followed", pbxmesh.ErrUnavailable)
+	}
+	if cut := l.err(); cut != nil { // the answer of a call that was under way is lost too
+		return nil, cut
+	}
+	return batches, err
+}
+
+// daemon is what a daemon has of the registry, and the switch beside it.
+type daemon struct {
+	t     testing.TB
+	id    pbxmesh.NodeID
+	link  *link
+	r     *registry.Replica
+	w     *registry.Writer
+	s     *registry.Sync
+	epoch string
+	held  map[int]pbxmesh.Registration // what the switch holds
+	stop  func()
+	kill  func()
+	start func() *daemon // another one for the same node
+	off   time.Duration  // how far its clock is ahead
+}
+
+type tuning struct {
+	owner, stateFile string
+	off              time.Duration // how far its clock is ahead
+	renew            time.Duration // a lease lasts ten of them
+	timeout          time.Duration
+	productive       bool // see the variable
+	bugs             int  // seeded; see Mutate
+}
+
+// productive makes tests run with the intervals that daemons have by default; the
+// renewals are twice as frequent, so that a lease lasts the usual 5 s.
+var productive = os.Getenv("PBXMESH_DEFAULT_INTERVALS") != ""
+
+// start runs a daemon with intervals that suit a test; id "" is a name server.
+func start(t testing.TB, id pbxmesh.NodeID, store registry.Backend, tune tuning) *daemon {
+	t.Helper()
+	if tune.renew == 0 {
+		tune.renew = 40 * time.Millisecond
+	}
+	if tune.timeout == 0 {
+		tune.timeout = 500 * time.Millisecond
+	}
+	poll, wait, backoff := 40*time.Millisecond, 30*time.Millisecond, 100*time.Millisecond
+	if productive || tune.productive { // what docs/registry.md says of bounds is measured with these
+		tune.renew, tune.timeout = 500*time.Millisecond, 2*time.Second
+		poll, wait, backoff = time.Second, 500*time.Millisecond, 2*time.Second
+	}
+	d := &daemon{t: t, id: id, off: tune.off, link: &link{Backend: store}, epoch: "core-1", held: map[int]pbxmesh.Registration{}}
+	d.r = registry.NewReplica(registry.ReplicaOptions{Local: id})
+	d.r.Mutate(tune.bugs)
+	if tune.stateFile != "" {
+		_, _ = d.r.LoadState(tune.stateFile, time.Now())
+	}
+	var err error
+	d.s, err = registry.NewSync(registry.SyncOptions{
+		Replica: d.r, Backend: d.link, Poll: poll, Wait: wait,
+		Timeout: tune.timeout, BackoffMax: backoff, StateFile: tune.stateFile, Now: d.now,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var tasks sync.WaitGroup
+	writerCtx, stopWriter := context.WithCancel(context.Background())
+	syncCtx, stopSync := context.WithCancel(context.Background())
+	if id != "" {
+		d.w, err = registry.NewWriter(registry.WriterOptions{
+			Node:    pbxmesh.Node{ID: id, Mesh: netip.MustParseAddrPort("127.0.0.1:5090")},
+			Replica: d.r, Backend: d.link, Owner: tune.owner, LeaseTTL: 10 * tune.renew, RenewEvery: tune.renew,
+			Linger: time.Millisecond, BatchSize: 16, Timeout: tune.timeout, BackoffMax: backoff, Now: d.now,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		tasks.Go(func() {
+			if err := d.w.Run(writerCtx); err != nil {
+				t.Errorf("writer: %v", err)
+			}
+		})
+	}
+	tasks.Go(func() {
+		if err := d.s.Run(syncCtx); err != nil {
+			t.Errorf("sync: %v", err)
+		}
+	})
+	d.stop = sync.OnceFunc(func() { stopWriter(); stopSync(); tasks.Wait() })
+	d.kill = func() { d.link.cut.Store(true); d.stop() } // nobody is told
+	d.start = func() *daemon { return start(t, id, store, tune) }
+	t.Cleanup(d.stop)
+	return d
+}
+
+func device(id pbxmesh.NodeID, n int) pbxmesh.Registration {
+	aor, err := pbxmesh.NewAOR(fmt.Sprint(1000+n), "pbx.test")
+	if err != nil {
+		panic(err)
+	}
+	return pbxmesh.Registration{
+		AOR: aor, Node: id, CallID: fmt.Sprintf("%s-%d", id, n), Contact: fmt.Sprintf("sip:%d@192.0.2.9", n),
+		Profile: "internal", Transport: "udp", UserAgent: "phone", Expires: time.Now().Add(time.Hour).Truncate(time.Millisecond).UTC(),
+	}
+}
+
+func (d *daemon) now() time.Time { return time.Now().Add(d.off) }
+
+// device is a registration as this node writes it: it expires by its clock.
+func (d *daemon) device(n int) pbxmesh.Registration {
+	reg := device(d.id, n)
+	reg.Expires = reg.Expires.Add(d.off)
+	return reg
+}
+
+func (d *daemon) register(devices ...int) {
+	for _, n := range devices {
+		reg := d.device(n)
+		d.held[n] = reg
+		d.w.Put(reg)
+	}
+}
+
+func (d *daemon) unregister(devices ...int) {
+	for _, n := range devices {
+		reg := device(d.id, n)
+		delete(d.held, n)
+		d.w.Remove(reg.ID())
+	}
+}
+
+// boot is the switch as it starts: another epoch, these devices.
+func (d *daemon) boot(epoch string, devices ...int) {
+	d.epoch = epoch
+	clear(d.held)
+	for _, n := range devices {
+		d.held[n] = d.device(n)
+	}
+	d.w.Reset(epoch, slices.Collect(maps.Values(d.held)))
+}
+
+// view is what a daemon holds: "node 1001@pbx.test call-id contact". The expiry is
+// another matter: see early.
+func view(r *registry.Replica) map[string]bool {
+	v := map[string]bool{}
+	r.Walk(func(reg *pbxmesh.Registration) bool {
+		v[line(reg)] = true
+		return true
+	})
+	return v
+}
+
+func line(reg *pbxmesh.Registration) string {
+	return fmt.Sprint(reg.Node, " ", reg.AOR, " ", reg.CallID, " ", reg.Contact)
+}
+
+// wrongExpiry names a registration that d holds with an expiry that it must not have:
+// later than the switch says, or so early that a third of the lifetime of an hour is
+// not left. On its own node it is exact.
+func wrongExpiry(d *daemon, holders []*daemon) string {
+	for _, holder := range holders {
+		apart := time.Millisecond
+		if holder.off != d.off {
+			apart = registry.MaxSkew
+		}
+		for _, reg := range holder.held {
+			for _, got := range d.r.Lookup(reg.AOR) {
+				if got.Node != reg.Node || got.CallID != reg.CallID {
+					continue
+				}
+				left := reg.Expires.Sub(holder.now())
+				late := got.Expires.Sub(d.now()) - left
+				if late > apart || late < -left*2/3-apart || d == holder && late.Abs() > time.Millisecond {
+					return fmt.Sprintf("%q holds %s, which has %s left, with %s more", d.id, line(&reg), left, late)
+				}
+			}
+		}
+	}
+	return ""
+}
+
+// converge waits until every daemon holds what all switches hold.
+func converge(t testing.TB, holders []*daemon, readers ...*daemon) {
+	t.Helper()
+	want := map[string]bool{}
+	for _, d := range holders {
+		for _, reg := range d.held {
+			want[line(&reg)] = true
+		}
+	}
+	for _, d := range append(slices.Clone(holders), readers...) {
+		registrytest.WaitFor(t, fmt.Sprintf("%s to hold %d registrations; it holds %d; %+v", d.id, len(want), len(view(d.r)), d.s.Status()),
+			func() bool { return maps.Equal(view(d.r), want) && wrongExpiry(d, holders) == "" })
+	}
+}
+
+func count(from, to int) (n []int) {
+	for i := from; i < to; i++ {
+		n = append(n, i)
+	}
+	return n
+}
+
+// stores runs test on memory and on a real Redis of its own.
+func stores(t *testing.T, test func(t *testing.T, f faults)) {
+	t.Run("memory", func(t *testing.T) {
+		t.Parallel()
+		store := memory.New(memory.Options{})
+		test(t, faults{
+			store: store, flush: store.Clear,
+			away: func() { store.SetDown(errors.New("switched off")) },
+			back: func() { store.Clear(); store.SetDown(nil) },
+			trim: func(id pbxmesh.NodeID) { store.Trim(id, 1) },
+		})
+	})
+	t.Run("redis", func(t *testing.T) {
+		t.Parallel()
+		server := registrytest.StartRedis(t)
+		store, err := redisstore.New(redisstore.Options{URL: server.URL(), Timeout: 500 * time.Millisecond})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = store.Close() })
+		raw := rawClient(t, server.URL())
+		must := func(err error) {
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		test(t, faults{
+			store: store,
+			flush: func() { must(raw.FlushAll(context.Background()).Err()) },
+			away:  func() { must(server.Kill()) },
+			back:  func() { must(server.Start()) },
+			trim: func(id pbxmesh.NodeID) {
+				must(raw.XTrimMaxLen(context.Background(), "pbxmesh:{"+string(id)+"}:log", 1).Err())
+			},
+		})
+	})
+}
+
+// faults are what can happen to a store.
+type faults struct {
+	store      registry.Backend
+	flush      func() // everything is gone
+	away, back func() // it stops, and starts empty
+	trim       func(pbxmesh.NodeID)
+}
+
+// three starts buffalo, london and a name server, with devices on both nodes.
+func three(t *testing.T, f faults) (buffalo, london, dns *daemon) {
+	t.Helper()
+	buffalo, london, dns = start(t, "buffalo", f.store, tuning{}), start(t, "london", f.store, tuning{}), start(t, "", f.store, tuning{})
+	buffalo.boot("core-b1", count(0, 40)...)
+	london.boot("core-l1", count(30, 60)...) // some users have devices on both
+	converge(t, []*daemon{buffalo, london}, dns)
+	return buffalo, london, dns
+}
+
+func member(d *daemon, id pbxmesh.NodeID) registry.Member {
+	for _, m := range d.r.Members() {
+		if m.Node.ID == id {
+			return m
+		}
+	}
+	return registry.Member{}
+}

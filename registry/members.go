@@ -1,0 +1,180 @@
+package registry
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"pbxmesh"
+)
+
+// member is what a replica knows of a node beside its records.
+type member struct {
+	node      pbxmesh.Node
+	announced bool
+	left      bool
+	lease     Lease
+	held      bool
+	seen      time.Time // when the lease was last seen renewed, on our clock
+	fresh     time.Time // when the records were last known to equal the store's
+	drift     uint64
+}
+
+// Member is a node that announced itself at some time.
+type Member struct {
+	Node  pbxmesh.Node
+	Local bool // the node of this daemon
+
+	// Left says that its daemon was stopped in an orderly way.
+	Left bool
+
+	// LeaseHeld says that the store held the node's lease when it was last
+	// asked; Lease is the last one seen, zero when there was none yet, and
+	// LastSeen when it was last seen renewed, on this daemon's clock.
+	LeaseHeld bool
+	Lease     Lease
+	LastSeen  time.Time
+
+	// Fresh is when the records held here were last known to equal those in the
+	// store; zero for never. The local node's are always fresh.
+	Fresh time.Time
+
+	Registrations int    // held, expired ones included
+	Epoch         string // of the records held
+	Drift         uint64 // digests that did not match twice
+
+	// Skew is how far this daemon's clock is ahead of the node's; 0 below
+	// MaxSkew. The expiry of the registrations held here is corrected by it.
+	Skew time.Duration
+}
+
+// Members returns every known node, sorted by name.
+func (r *Replica) Members() []Member {
+	states := r.states()
+	members := make([]Member, 0, len(states))
+	for _, ns := range states {
+		ns.mu.Lock()
+		count, epoch, skew := len(ns.index), ns.epoch, ns.skew
+		ns.mu.Unlock()
+		ns.info.Lock()
+		if ns.announced {
+			members = append(members, Member{
+				Node: ns.node, Local: ns.id == r.opts.Local, Left: ns.left,
+				LeaseHeld: ns.held, Lease: ns.lease, LastSeen: ns.seen, Fresh: ns.fresh,
+				Registrations: count, Epoch: epoch, Drift: ns.drift, Skew: skew,
+			})
+		}
+		ns.info.Unlock()
+	}
+	return members
+}
+
+// Age returns how old the view of the other nodes is: the time since the last
+// moment at which everything held here was known to equal the store. It grows
+// while the store is away. NeverSynced when it was never read, not even by the
+// daemon that wrote the state file.
+func (r *Replica) Age(now time.Time) time.Duration {
+	r.mu.RLock()
+	oldest := r.polled
+	r.mu.RUnlock()
+	for _, ns := range r.states() {
+		if ns.id == r.opts.Local {
+			continue
+		}
+		ns.info.Lock()
+		if ns.announced && ns.fresh.Before(oldest) {
+			oldest = ns.fresh
+		}
+		ns.info.Unlock()
+	}
+	if oldest.IsZero() {
+		return NeverSynced
+	}
+	return max(0, now.Sub(oldest))
+}
+
+// states returns all nodes, sorted by name.
+func (r *Replica) states() []*nodeState {
+	r.mu.RLock()
+	states := make([]*nodeState, 0, len(r.nodes))
+	for _, ns := range r.nodes {
+		states = append(states, ns)
+	}
+	r.mu.RUnlock()
+	slices.SortFunc(states, func(a, b *nodeState) int { return strings.Compare(string(a.id), string(b.id)) })
+	return states
+}
+
+// announce takes over what a node says about itself.
+func (r *Replica) announce(a *Announcement) {
+	if a.Gone {
+		r.forget(a.Node.ID)
+		return
+	}
+	ns := r.node(a.Node.ID)
+	ns.info.Lock()
+	ns.node, ns.left, ns.announced = a.Node, a.Left, true
+	ns.info.Unlock()
+}
+
+// seeLease takes over a lease read at now; nil when the store holds none.
+func (ns *nodeState) seeLease(l *Lease, now time.Time) {
+	ns.info.Lock()
+	defer ns.info.Unlock()
+	ns.held = l != nil
+	if l == nil {
+		return
+	}
+	if l.Beat != ns.lease.Beat || l.Instance != ns.lease.Instance {
+		ns.seen = now
+	}
+	ns.lease = *l
+}
+
+func (r *Replica) seeLease(id pbxmesh.NodeID, l *Lease, now time.Time) {
+	if ns := r.existing(id); ns != nil {
+		ns.seeLease(l, now)
+	}
+}
+
+// MaxSkew is by how much the clocks of two daemons may differ, or seem to differ
+// because a lease was read late, before a reader corrects what the other one wrote.
+const MaxSkew = 5 * time.Second
+
+// seeClock compares a lease that was renewed since the last look with our clock,
+// and reports whether the correction changed.
+func (ns *nodeState) seeClock(l *Lease, now time.Time) bool {
+	ns.info.Lock()
+	renewed := l.Beat != ns.lease.Beat && l.Instance == ns.lease.Instance
+	ns.info.Unlock()
+	// The first lease that is seen of an instance may have been written long ago.
+	if l.Clock == 0 || !renewed {
+		return false
+	}
+	skew := now.Sub(time.UnixMilli(l.Clock))
+	ns.mu.Lock()
+	defer ns.mu.Unlock()
+	if skew.Abs() < MaxSkew {
+		skew = 0
+	}
+	// A correction that follows every late answer would read all records each time.
+	if diff := (skew - ns.skew).Abs(); diff < MaxSkew && (skew != 0 || ns.skew == 0) {
+		return false
+	}
+	ns.skew = skew
+	return true
+}
+
+func (ns *nodeState) setFresh(now time.Time) {
+	ns.info.Lock()
+	if now.After(ns.fresh) {
+		ns.fresh = now
+	}
+	ns.info.Unlock()
+}
+
+func (r *Replica) setPolled(now time.Time) {
+	r.mu.Lock()
+	r.polled = now
+	r.mu.Unlock()
+}

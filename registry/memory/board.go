@@ -1,0 +1,110 @@
+package memory
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"pbxmesh/registry"
+)
+
+// board holds the notes of one kind.
+type board struct {
+	head  uint64 // highest revision ever given
+	notes map[string]posted
+}
+
+type posted struct {
+	registry.Note
+	ends time.Time // zero: never
+}
+
+// Post implements registry.Board.
+func (s *Store) Post(ctx context.Context, notes ...registry.Note) error {
+	for i := range notes {
+		if err := notes[i].Validate(); err != nil {
+			return fmt.Errorf("post: %w", err)
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.ready(ctx); err != nil {
+		return err
+	}
+	var full error
+	now := s.now()
+	for _, b := range s.boards {
+		for k, p := range b.notes {
+			if p.over(now) {
+				delete(b.notes, k)
+			}
+		}
+	}
+	for _, n := range notes {
+		b := s.boards[n.Kind]
+		if b == nil {
+			b = &board{notes: make(map[string]posted)}
+			s.boards[n.Kind] = b
+		}
+		_, known := b.notes[n.Key]
+		switch {
+		case n.Value == "" && !known:
+			continue
+		case n.Value != "" && !known && len(b.notes) >= registry.MaxNotes:
+			full = errors.Join(full, fmt.Errorf("memory store: post %s: %w", n.Kind, registry.ErrBoardFull))
+			continue
+		}
+		// The clock keeps revisions growing over a Clear, as the store has forgotten
+		// the last one.
+		b.head = max(b.head+1, uint64(max(0, now.UnixMicro())))
+		if n.Value == "" {
+			delete(b.notes, n.Key)
+			continue
+		}
+		n.Revision = b.head
+		p := posted{Note: n}
+		if n.TTL > 0 {
+			p.ends = now.Add(wholeMillis(n.TTL))
+		}
+		b.notes[n.Key] = p
+	}
+	return full
+}
+
+// Notes implements registry.Board.
+func (s *Store) Notes(ctx context.Context, kind registry.NoteKind, after uint64) ([]registry.Note, uint64, int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.ready(ctx); err != nil {
+		return nil, after, 0, err
+	}
+	b := s.boards[kind]
+	switch {
+	case b == nil:
+		return nil, 0, 0, nil
+	case b.head == after:
+		return nil, after, 0, nil
+	case b.head < after: // the notes were lost meanwhile
+		after = 0
+	}
+	var notes []registry.Note
+	now := s.now()
+	for _, p := range b.notes {
+		if p.Revision <= after || p.over(now) {
+			continue
+		}
+		if p.TTL > 0 {
+			p.TTL = wholeMillis(p.ends.Sub(now))
+		}
+		notes = append(notes, p.Note)
+	}
+	return notes, b.head, 0, nil
+}
+
+func (p *posted) over(now time.Time) bool { return !p.ends.IsZero() && !now.Before(p.ends) }
+
+// wholeMillis rounds up: a note holds at least as long as it was posted for.
+func wholeMillis(d time.Duration) time.Duration {
+	return (d + time.Millisecond - 1).Truncate(time.Millisecond)
+}

@@ -1,0 +1,190 @@
+package redisstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"pbxmesh"
+	"pbxmesh/registry"
+)
+
+// boardPage bounds what one call carries, in bytes of values: many large notes neither
+// hold up the server nor run into a timeout.
+const boardPage = 1 << 20
+
+// boardTag is the hash tag of the board. No node can have this name.
+const boardTag = ":{#board}:"
+
+func (s *Store) boardKey(kind registry.NoteKind, part string) string {
+	return s.o.Prefix + boardTag + string(kind) + ":" + part
+}
+
+func (s *Store) headsKey() string { return s.o.Prefix + boardTag + "heads" }
+
+// boardKeys are what both scripts are given of a kind.
+func (s *Store) boardKeys(kind registry.NoteKind) []string {
+	return []string{s.boardKey(kind, "notes"), s.boardKey(kind, "revisions"), s.boardKey(kind, "ends"), s.headsKey()}
+}
+
+// Post implements registry.Board.
+func (s *Store) Post(ctx context.Context, notes ...registry.Note) error {
+	var kinds []registry.NoteKind
+	byKind := map[registry.NoteKind][]*registry.Note{}
+	for i := range notes {
+		n := &notes[i]
+		if err := n.Validate(); err != nil {
+			return fmt.Errorf("post: %w", err)
+		}
+		if byKind[n.Kind] == nil {
+			kinds = append(kinds, n.Kind)
+		}
+		byKind[n.Kind] = append(byKind[n.Kind], n)
+	}
+	var full error
+	for _, kind := range kinds {
+		rest := byKind[kind]
+		for len(rest) > 0 {
+			n, size := 0, 0
+			for n < len(rest) && n < registry.MaxBatch && (n == 0 || size+len(rest[n].Value) <= boardPage) {
+				size += len(rest[n].Value)
+				n++
+			}
+			switch err := s.post(ctx, kind, rest[:n]); {
+			case errors.Is(err, registry.ErrBoardFull):
+				full = errors.Join(full, err)
+			case err != nil:
+				return err
+			}
+			rest = rest[n:]
+		}
+	}
+	return full
+}
+
+func (s *Store) post(ctx context.Context, kind registry.NoteKind, notes []*registry.Note) error {
+	args := make([]any, 0, 2+3*len(notes))
+	args = append(args, string(kind), registry.MaxNotes)
+	for _, n := range notes {
+		// A part of a millisecond counts as one.
+		args = append(args, n.Key, int64((n.TTL+time.Millisecond-1)/time.Millisecond), n.Value)
+	}
+	answer, err := s.board(ctx, "post "+string(kind), postNotes, s.boardKeys(kind), args...)
+	if err != nil {
+		return err
+	}
+	if len(answer) < 2 || answer[1] != "0" {
+		return fmt.Errorf("redis: post %s: %w", kind, registry.ErrBoardFull)
+	}
+	return nil
+}
+
+// Notes implements registry.Board.
+func (s *Store) Notes(ctx context.Context, kind registry.NoteKind, after uint64) ([]registry.Note, uint64, int, error) {
+	if !kind.Valid() {
+		return nil, after, 0, fmt.Errorf("%w: notes of the kind %+.40q", pbxmesh.ErrInvalidRecord, string(kind))
+	}
+	var (
+		notes []registry.Note
+		bad   int
+		at    = after
+		until uint64
+	)
+	// What is posted meanwhile comes at the end, again and again: the first page says
+	// how far this call reads.
+	for first := true; ; first = false {
+		answer, err := s.board(ctx, "read "+string(kind), readNotes, s.boardKeys(kind), strconv.FormatUint(at, 10),
+			registry.MaxNoteLen, registry.MaxKeyLen, boardPage, 2*registry.MaxNotes)
+		if err != nil {
+			return nil, after, bad, err
+		}
+		page, err := parsePage(kind, answer)
+		if err != nil {
+			return nil, after, bad, wrap("read "+string(kind), err)
+		}
+		notes, bad = append(notes, page.notes...), bad+page.bad
+		if first {
+			until = page.head
+		}
+		switch {
+		case !page.more:
+			return notes, page.head, bad, nil
+		case page.next >= until || !first && page.next <= at:
+			return notes, page.next, bad, nil
+		}
+		at = page.next
+	}
+}
+
+// board runs one of the board's scripts.
+func (s *Store) board(ctx context.Context, doing string, script *redis.Script, keys []string, args ...any) ([]string, error) {
+	ctx, cancel := s.bound(ctx)
+	defer cancel()
+	answer, err := script.Run(ctx, s.client, keys, args...).StringSlice()
+	switch {
+	case err != nil:
+		return nil, wrap(doing, err)
+	case len(answer) == 0 || answer[0] != "OK":
+		return nil, fmt.Errorf("%w: redis: %s: unexpected answer", pbxmesh.ErrUnavailable, doing)
+	}
+	return answer, nil
+}
+
+// page is one answer of readNotes.
+type page struct {
+	notes []registry.Note
+	head  uint64 // of the kind
+	next  uint64 // where this page ends
+	more  bool
+	bad   int
+}
+
+var errPage = errors.New("the answer of the script is cut")
+
+// parsePage reads "OK", head, next, more, bad, then key, revision, milliseconds left (0
+// for ever) and value of every note. The script made the frame; what stands in a note
+// may be anyone's.
+func parsePage(kind registry.NoteKind, answer []string) (page, error) {
+	const frame, width = 5, 4
+	if len(answer) < frame || (len(answer)-frame)%width != 0 {
+		return page{}, errPage
+	}
+	var p page
+	var errs [3]error
+	p.head, errs[0] = strconv.ParseUint(answer[1], 10, 53)
+	p.next, errs[1] = strconv.ParseUint(answer[2], 10, 53)
+	bad, err := strconv.ParseUint(answer[4], 10, 31)
+	errs[2] = err
+	if err := errors.Join(errs[:]...); err != nil {
+		return page{}, errPage
+	}
+	p.more, p.bad = answer[3] == "1", int(bad)
+	for f := answer[frame:]; len(f) > 0; f = f[width:] {
+		revision, err1 := strconv.ParseUint(f[1], 10, 53)
+		left, err2 := strconv.ParseUint(f[2], 10, 43) // the longest time.Duration has as many milliseconds
+		n := registry.Note{Kind: kind, Key: f[0], Value: f[3], TTL: time.Duration(left) * time.Millisecond, Revision: revision}
+		if err1 != nil || err2 != nil || n.Value == "" || n.Validate() != nil {
+			p.bad++
+			continue
+		}
+		p.notes = append(p.notes, n)
+	}
+	return p, nil
+}
+
+// dissolveBoard removes everything of the board.
+func (s *Store) dissolveBoard(ctx context.Context) error {
+	kinds, err := s.client.HKeys(ctx, s.headsKey()).Result()
+	if err != nil && !errors.Is(wrap("", err), registry.ErrCorrupt) {
+		return wrap("read the kinds of notes", err)
+	}
+	keys := []string{s.headsKey()}
+	for _, kind := range kinds {
+		keys = append(keys, s.boardKeys(registry.NoteKind(kind))[:3]...)
+	}
+	return wrap("remove the notes", s.client.Unlink(ctx, keys...).Err())
+}

@@ -1,0 +1,45 @@
+// Package redisstore is the registry's store in Redis: one server, Sentinel or
+// Cluster, version 6.2 or later.
+//
+// It owns the layout of the keys and the scripts that write them, and refuses to
+// trust what it reads: anything may have been written by anyone who has the
+// password.
+//
+// # Keys
+//
+// With the prefix "pbxmesh" and the node "london":
+//
+//	pbxmesh:members               hash    node -> announcement (JSON)
+//	pbxmesh:{london}:meta         hash    v, term, next, seq, epoch
+//	pbxmesh:{london}:rec:<term>   hash    kind|key -> "<seq> <value>"
+//	pbxmesh:{london}:log          stream  id <term>-<seq>, one entry per batch
+//	pbxmesh:{london}:lease        string  JSON, expires with the lease
+//	pbxmesh:{london}:repair       string  a reader asks for a full publication
+//
+// All keys of a node carry its name as hash tag, so that one script can write
+// them in a cluster. A full publication fills the hash of a new term beside the
+// old one and switches over in one script, with which readers see all of it or
+// nothing. Ids of the stream are term and sequence, so a reader's place needs no
+// number of Redis's own, and survives a stream that was emptied and begun again.
+//
+// A stream entry has the fields v (version), p (sequence before it), d (digests,
+// JSON), e (epoch), k ("reset" for a full publication), and per record
+// "+kind|key" with the value, or "-kind|key" for a tombstone.
+//
+// Everything but the members expires a day after the node's last renewal.
+//
+// The notes of registry.Board stand under one hash tag that no node can have:
+//
+//	pbxmesh:{#board}:votes:notes      hash        key -> value
+//	pbxmesh:{#board}:votes:revisions  sorted set  key by revision
+//	pbxmesh:{#board}:votes:ends       sorted set  key by its end, ms of the server's clock
+//	pbxmesh:{#board}:heads            hash        kind -> highest revision
+//
+// A revision is at least the server's clock in microseconds, so that it grows also over
+// a server that was emptied. Notes that ended are removed by the next one of their kind.
+//
+// # Access
+//
+// An ACL user needs: ~pbxmesh:* +@hash +@string +@stream +@sortedset +@scripting
+// +@keyspace +@connection +time, and for a cluster +cluster|slots +cluster|shards.
+package redisstore

@@ -1,0 +1,137 @@
+package redisstore
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+)
+
+// Options say where Redis is. Exactly one of URL, Addresses and
+// SentinelAddresses names it.
+type Options struct {
+	// URL is one server: redis://host:port/db, rediss:// for TLS, unix:///path.
+	URL string
+	// Addresses are host:port of some nodes of a Redis Cluster.
+	Addresses []string
+	// SentinelAddresses are host:port of the Sentinels that watch SentinelMaster.
+	SentinelAddresses []string
+	SentinelMaster    string
+	SentinelUsername  string
+	SentinelPassword  string
+
+	// Username and Password are an ACL user's; they win over those in URL.
+	Username, Password string
+
+	// TLS, when not nil, is used for every connection; with an empty ServerName
+	// the name that is dialled is verified.
+	TLS *tls.Config
+
+	// Prefix starts every key; letters, digits, '.', '-' and '_'. Default
+	// "pbxmesh". Two meshes on one Redis need two prefixes.
+	Prefix string
+
+	// Timeout bounds dialling, and one command beside the time it is told to
+	// wait. Default 2 s.
+	Timeout time.Duration
+
+	// StreamLength is about how many batches of a node are kept for followers
+	// that were away; one holds at most a writer's BatchSize records. Default
+	// 2048.
+	StreamLength int
+
+	// GarbageTTL is how long what a node published outlives its last renewal.
+	// Default 24 h.
+	GarbageTTL time.Duration
+}
+
+func (o *Options) setDefaults() error {
+	named := 0
+	for _, is := range []bool{o.URL != "", len(o.Addresses) > 0, len(o.SentinelAddresses) > 0} {
+		if is {
+			named++
+		}
+	}
+	if named != 1 {
+		return errors.New("redis: name the store with exactly one of a URL, cluster addresses and sentinel addresses")
+	}
+	if len(o.SentinelAddresses) > 0 && o.SentinelMaster == "" {
+		return errors.New("redis: sentinel addresses need the name of the primary that they watch")
+	}
+	if o.Prefix == "" {
+		o.Prefix = "pbxmesh"
+	}
+	for i := range len(o.Prefix) {
+		c := o.Prefix[i]
+		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte(".-_", c) >= 0) {
+			return fmt.Errorf("redis: the key prefix %+q may hold letters, digits, '.', '-' and '_' only", o.Prefix)
+		}
+	}
+	if o.Timeout <= 0 {
+		o.Timeout = 2 * time.Second
+	}
+	if o.StreamLength <= 0 {
+		o.StreamLength = 2048
+	}
+	if o.GarbageTTL <= 0 {
+		o.GarbageTTL = 24 * time.Hour
+	}
+	return nil
+}
+
+// The driver writes to standard error by itself. What it has to say is in the
+// errors that it returns, and a store that is away for an hour would fill the
+// log. It has one logger for the whole process and reads it without a lock, so
+// only an init can change it safely.
+func init() { redis.SetLogger(discard{}) }
+
+type discard struct{}
+
+func (discard) Printf(context.Context, string, ...any) {}
+
+// client returns a client that has not dialled yet.
+func (o *Options) client() (redis.UniversalClient, error) {
+	u := redis.UniversalOptions{
+		// The cluster client appends to the slice it was given.
+		Addrs: slices.Clone(o.Addresses), Username: o.Username, Password: o.Password, TLSConfig: o.TLS,
+		ClientName: "pbxmesh", Protocol: 2, DisableIdentity: true,
+		DialTimeout: o.Timeout, ReadTimeout: o.Timeout, WriteTimeout: o.Timeout, PoolTimeout: o.Timeout,
+		// Without it a deadline of ours would not reach the connection.
+		ContextTimeoutEnabled: true,
+		// Every command may be repeated (see the scripts), and one repetition
+		// hides a pooled connection that a restarted server forgot.
+		MaxRetries: 1, MinRetryBackoff: 8 * time.Millisecond, MaxRetryBackoff: 64 * time.Millisecond,
+		DialerRetries: 1,
+		// In a cluster every followed node holds one connection while it waits.
+		PoolSize:                 128,
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+	}
+	switch {
+	case o.URL != "":
+		p, err := redis.ParseURL(o.URL)
+		if err != nil {
+			return nil, fmt.Errorf("redis: %w", err)
+		}
+		s := u.Simple()
+		s.Network, s.Addr, s.DB = p.Network, p.Addr, p.DB
+		if s.Username == "" && s.Password == "" {
+			s.Username, s.Password = p.Username, p.Password
+		}
+		if s.TLSConfig == nil {
+			s.TLSConfig = p.TLSConfig
+		}
+		return redis.NewClient(s), nil
+	case len(o.SentinelAddresses) > 0:
+		u.Addrs, u.MasterName = slices.Clone(o.SentinelAddresses), o.SentinelMaster
+		u.SentinelUsername, u.SentinelPassword = o.SentinelUsername, o.SentinelPassword
+		return redis.NewFailoverClient(u.Failover()), nil
+	default:
+		return redis.NewClusterClient(u.Cluster()), nil
+	}
+}

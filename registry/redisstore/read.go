@@ -1,0 +1,314 @@
+package redisstore
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"pbxmesh"
+	"pbxmesh/registry"
+)
+
+const (
+	scanCount   = 1000 // fields per HSCAN
+	followCount = 256  // batches per stream and XREAD
+)
+
+// Members implements registry.Source. It is asked every second by everybody, so what is
+// too long to be an announcement stays where it is.
+func (s *Store) Members(ctx context.Context) ([]registry.Announcement, int, error) {
+	var members []registry.Announcement
+	bad := 0
+	add := func(node, text string) error {
+		if a, err := registry.DecodeAnnouncement(node, text); err == nil && len(members) < registry.MaxMembers {
+			members = append(members, a)
+		} else {
+			bad++
+		}
+		return nil
+	}
+	callCtx, cancel := s.bound(ctx)
+	answer, err := readMembers.Run(callCtx, s.client, []string{s.membersKey()}, registry.MaxAnnouncementLen, 4*registry.MaxMembers).StringSlice()
+	cancel()
+	switch {
+	case err != nil:
+		return nil, 0, wrap("read "+s.membersKey(), err)
+	case len(answer) == 1: // somebody filled the list
+		if err := s.scan(ctx, s.membersKey(), add); err != nil {
+			return nil, bad, err
+		}
+		return members, bad, nil
+	}
+	for i := 0; i+1 < len(answer); i += 2 {
+		_ = add(answer[i], answer[i+1])
+	}
+	return members, bad, nil
+}
+
+// scan calls each for every field of a hash; some may come twice.
+func (s *Store) scan(ctx context.Context, key string, each func(field, value string) error) error {
+	return s.scanMatch(ctx, key, "", scanCount, each)
+}
+
+// scanMatch is scan for the fields that fit a glob pattern, count looked at a time.
+func (s *Store) scanMatch(ctx context.Context, key, match string, count int64, each func(field, value string) error) error {
+	cursor := uint64(0)
+	for {
+		callCtx, cancel := s.bound(ctx)
+		page, next, err := s.client.HScan(callCtx, key, cursor, match, count).Result()
+		cancel()
+		if err != nil {
+			return wrap("read "+key, err)
+		}
+		for i := 0; i+1 < len(page); i += 2 {
+			if err := each(page[i], page[i+1]); err != nil {
+				return err
+			}
+		}
+		if next == 0 {
+			return nil
+		}
+		cursor = next
+	}
+}
+
+// Leases implements registry.Source.
+func (s *Store) Leases(ctx context.Context, nodes []pbxmesh.NodeID) (map[pbxmesh.NodeID]registry.Lease, int, error) {
+	leases := make(map[pbxmesh.NodeID]registry.Lease, len(nodes))
+	if len(nodes) == 0 {
+		return leases, 0, nil
+	}
+	ctx, cancel := s.bound(ctx)
+	defer cancel()
+	pipe := s.client.Pipeline()
+	answers := make([]*redis.StringCmd, len(nodes))
+	for i, id := range nodes {
+		answers[i] = pipe.Get(ctx, s.key(id, "lease"))
+	}
+	// Its error is that of one of the answers, which are looked at one by one.
+	_, _ = pipe.Exec(ctx)
+	bad := 0
+	var failed error
+	for i, id := range nodes {
+		text, err := answers[i].Result()
+		switch {
+		case errors.Is(err, redis.Nil):
+			continue
+		case err != nil:
+			if err = wrap("read the leases", err); errors.Is(err, registry.ErrCorrupt) {
+				bad++
+				continue
+			}
+			failed = err
+			continue
+		}
+		lease, err := registry.DecodeLease(id, text)
+		if err != nil {
+			bad++
+			continue
+		}
+		leases[id] = lease
+	}
+	return leases, bad, failed
+}
+
+// Snapshot implements registry.Source. The place is read before the records, so
+// following from it misses nothing.
+func (s *Store) Snapshot(ctx context.Context, node pbxmesh.NodeID, each func(registry.Record)) (registry.SnapshotInfo, error) {
+	info, err := s.place(ctx, node)
+	if err != nil {
+		return info, err
+	}
+	err = s.scan(ctx, s.recordsKey(node, info.Term), func(field, value string) error {
+		if rec, err := parseStored(field, value); err == nil {
+			each(rec)
+		} else {
+			info.Bad++
+		}
+		return nil
+	})
+	if err != nil {
+		return info, err
+	}
+	after, err := s.place(ctx, node)
+	if err != nil {
+		return info, err
+	}
+	if after.Term != info.Term {
+		return info, fmt.Errorf("%w: redis: %s", registry.ErrChanged, node)
+	}
+	return info, nil
+}
+
+// place reads what the node's publication is at.
+func (s *Store) place(ctx context.Context, node pbxmesh.NodeID) (registry.SnapshotInfo, error) {
+	ctx, cancel := s.bound(ctx)
+	defer cancel()
+	info := registry.SnapshotInfo{Cursor: registry.Cursor{Node: node}}
+	meta, err := s.client.HMGet(ctx, s.key(node, "meta"), "v", "term", "seq", "epoch").Result()
+	if err != nil {
+		return info, wrap("read "+s.key(node, "meta"), err)
+	}
+	var field [4]string
+	for i := range min(len(field), len(meta)) {
+		field[i], _ = meta[i].(string)
+	}
+	if field[0] == "" && field[1] == "" {
+		return info, fmt.Errorf("%w: redis: %s", registry.ErrNoNode, node)
+	}
+	term, err1 := strconv.ParseUint(field[1], 10, 53)
+	seq, err2 := strconv.ParseUint(field[2], 10, 53)
+	if field[0] != "1" || err1 != nil || err2 != nil || term == 0 || len(field[3]) > registry.MaxNameLen {
+		return info, fmt.Errorf("%w: redis: %s", registry.ErrCorrupt, s.key(node, "meta"))
+	}
+	info.Term, info.Seq, info.Epoch = term, seq, field[3]
+	return info, nil
+}
+
+// Follow implements registry.Source.
+func (s *Store) Follow(ctx context.Context, after []registry.Cursor, wait time.Duration) ([]registry.Batch, error) {
+	batches, err := s.read(ctx, after, max(wait, time.Millisecond)) // BLOCK 0 would wait for ever
+	if !errors.Is(err, registry.ErrCorrupt) {
+		return batches, err
+	}
+	// One key that is no stream fails the whole call: find it, and go on with
+	// the others.
+	batches = nil
+	for _, c := range after {
+		some, err := s.read(ctx, []registry.Cursor{c}, -1)
+		switch {
+		case errors.Is(err, registry.ErrCorrupt):
+			some = []registry.Batch{{Node: c.Node, Broken: true, Bad: 1}}
+		case err != nil:
+			return nil, err
+		}
+		batches = append(batches, some...)
+	}
+	return batches, nil
+}
+
+func (s *Store) read(ctx context.Context, after []registry.Cursor, wait time.Duration) ([]registry.Batch, error) {
+	ctx, cancel := context.WithTimeout(ctx, max(wait, 0)+s.o.Timeout)
+	defer cancel()
+	streams := make([]string, 2*len(after))
+	nodes := make(map[string]pbxmesh.NodeID, len(after))
+	for i, c := range after {
+		streams[i] = s.key(c.Node, "log")
+		streams[len(after)+i] = strconv.FormatUint(c.Term, 10) + "-" + strconv.FormatUint(c.Seq, 10)
+		nodes[streams[i]] = c.Node
+	}
+	answer, err := s.client.XRead(ctx, &redis.XReadArgs{Streams: streams, Count: followCount, Block: wait}).Result()
+	if errors.Is(err, redis.Nil) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, wrap("follow changes", err)
+	}
+	var batches []registry.Batch
+	for _, stream := range answer {
+		for _, m := range stream.Messages {
+			batches = append(batches, parseEntry(nodes[stream.Stream], m.ID, m.Values))
+		}
+	}
+	return batches, nil
+}
+
+// Partition implements registry.Source: one XREAD serves one slot of a cluster,
+// and all nodes elsewhere.
+func (s *Store) Partition(node pbxmesh.NodeID) string {
+	if !s.cluster {
+		return ""
+	}
+	return strconv.Itoa(slot(string(node)))
+}
+
+// fieldOf is the hash field of a record. A kind has letters only, so the first
+// "|" ends it.
+func fieldOf(r *registry.Record) string { return string(r.Kind) + "|" + r.Key }
+
+func parseField(field string) (registry.Record, error) {
+	kind, key, ok := strings.Cut(field, "|")
+	if !ok {
+		return registry.Record{}, fmt.Errorf("%w: field without a kind", pbxmesh.ErrInvalidRecord)
+	}
+	return registry.Record{Kind: registry.Kind(kind), Key: key}, nil
+}
+
+// parseStored reads a field and value of a records hash, which anyone may have
+// written.
+func parseStored(field, value string) (registry.Record, error) {
+	rec, err := parseField(field)
+	if err != nil {
+		return rec, err
+	}
+	number, value, ok := strings.Cut(value, " ")
+	seq, err := strconv.ParseUint(number, 10, 53)
+	if !ok || err != nil || value == "" {
+		return rec, fmt.Errorf("%w: value without a sequence", pbxmesh.ErrInvalidRecord)
+	}
+	rec.Seq, rec.Value = seq, value
+	return rec, rec.Validate()
+}
+
+// parseEntry reads a stream entry, which anyone may have written. An entry whose
+// frame cannot be read is Broken; a record that cannot be read is counted.
+// Fields that are not known are skipped: a later version may have added them.
+func parseEntry(node pbxmesh.NodeID, id string, values map[string]any) registry.Batch {
+	b := registry.Batch{Node: node}
+	broken := registry.Batch{Node: node, Broken: true, Bad: 1}
+	text := func(name string) string { s, _ := values[name].(string); return s }
+
+	term, seq, _ := strings.Cut(id, "-")
+	var err [3]error
+	b.Term, err[0] = strconv.ParseUint(term, 10, 53)
+	b.Seq, err[1] = strconv.ParseUint(seq, 10, 53)
+	b.Prev, err[2] = strconv.ParseUint(text("p"), 10, 53)
+	b.Epoch, b.Reset = text("e"), text("k") == "reset"
+	if err[0] != nil || err[1] != nil || err[2] != nil || text("v") != "1" || b.Prev >= b.Seq ||
+		len(b.Epoch) > registry.MaxNameLen || len(values) > registry.MaxBatch+16 {
+		return broken
+	}
+	digests := text("d")
+	if len(digests) > registry.MaxLeaseLen || json.Unmarshal([]byte(digests), &b.Digests) != nil || len(b.Digests) > registry.MaxKinds {
+		return broken
+	}
+	for name := range values {
+		if len(name) < 2 || name[0] != '+' && name[0] != '-' {
+			continue
+		}
+		rec, err := parseField(name[1:])
+		rec.Seq = b.Seq
+		if name[0] == '+' {
+			rec.Value = text(name)
+		}
+		if err != nil || rec.Validate() != nil || rec.Tombstone() != (name[0] == '-') {
+			b.Bad++
+			continue
+		}
+		b.Records = append(b.Records, rec)
+	}
+	return b
+}
+
+// slot is the hash slot of a tag: CRC16/XMODEM modulo 16384 (Redis Cluster
+// specification, "Key distribution model").
+func slot(tag string) int {
+	crc := uint16(0)
+	for i := range len(tag) {
+		crc ^= uint16(tag[i]) << 8
+		for range 8 {
+			if crc&0x8000 != 0 {
+				crc = crc<<1 ^ 0x1021
+			} else {
+				crc <<= 1
+			}
+		}
+	}
+	return int(crc) % 16384
+}

@@ -1,0 +1,259 @@
+package redisstore
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"pbxmesh"
+	"pbxmesh/registry"
+)
+
+const (
+	publishChunk = 512              // records per HSET of a publication
+	unusedTTL    = 10 * time.Minute // of a publication that never came to its end
+	repairTTL    = time.Minute
+)
+
+// Store is a registry.Backend in Redis. Every command is bounded by the deadline
+// of its context and by Options.Timeout, whichever comes first.
+type Store struct {
+	o       Options
+	client  redis.UniversalClient
+	cluster bool
+}
+
+var _ registry.Backend = (*Store)(nil)
+
+// Client returns the connection pool, for what shares the store but is no part of
+// the registry. The Store closes it.
+func (s *Store) Client() redis.UniversalClient { return s.client }
+
+// New returns a store that has not dialled yet: a Redis that is away is
+// pbxmesh.ErrUnavailable at the first call, not an error here.
+func New(o Options) (*Store, error) {
+	if err := o.setDefaults(); err != nil {
+		return nil, err
+	}
+	client, err := o.client()
+	if err != nil {
+		return nil, err
+	}
+	return &Store{o: o, client: client, cluster: len(o.Addresses) > 0}, nil
+}
+
+// Close implements registry.Backend.
+func (s *Store) Close() error { return s.client.Close() }
+
+// Dissolve removes the list of members and the notes, which is all that stays of a mesh
+// whose nodes were forgotten one by one. pbxmesh.ErrUnavailable when Redis does not do it.
+func (s *Store) Dissolve(ctx context.Context) error {
+	ctx, cancel := s.bound(ctx)
+	defer cancel()
+	if err := s.dissolveBoard(ctx); err != nil {
+		return err
+	}
+	if err := s.client.Del(ctx, s.membersKey()).Err(); err != nil {
+		return fmt.Errorf("%w: redis: remove the members: %w", pbxmesh.ErrUnavailable, err)
+	}
+	return nil
+}
+
+func (s *Store) membersKey() string { return s.o.Prefix + ":members" }
+
+// key returns a key of node. NodeIDs are DNS labels, so no name can end the hash
+// tag or reach into another key.
+func (s *Store) key(node pbxmesh.NodeID, part string) string {
+	return s.o.Prefix + ":{" + string(node) + "}:" + part
+}
+
+func (s *Store) recordsKey(node pbxmesh.NodeID, term uint64) string {
+	return s.key(node, "rec:"+strconv.FormatUint(term, 10))
+}
+
+func (s *Store) bound(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, s.o.Timeout)
+}
+
+// wrap is the boundary for errors of the driver.
+func wrap(doing string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case strings.HasPrefix(err.Error(), "WRONGTYPE"):
+		return fmt.Errorf("%w: redis: %s: %w", registry.ErrCorrupt, doing, err)
+	default:
+		return fmt.Errorf("%w: redis: %s: %w", pbxmesh.ErrUnavailable, doing, err)
+	}
+}
+
+// run runs a script and turns its verdict into an error.
+func (s *Store) run(ctx context.Context, node pbxmesh.NodeID, doing string, script *redis.Script, keys []string, args ...any) ([]string, error) {
+	ctx, cancel := s.bound(ctx)
+	defer cancel()
+	answer, err := script.Run(ctx, s.client, keys, args...).StringSlice()
+	if err != nil {
+		return nil, wrap(doing, err)
+	}
+	answer = append(answer, "", "", "")
+	switch answer[0] {
+	case "OK":
+		return answer[1:], nil
+	case "HELD":
+		beat, _ := strconv.ParseUint(answer[3], 10, 53)
+		return nil, fmt.Errorf("redis: %s: %w", doing, &registry.HeldError{Node: node, Owner: answer[1], Instance: answer[2], Beat: beat})
+	case "FENCED":
+		return nil, fmt.Errorf("%w: redis: %s: %s", registry.ErrFenced, doing, answer[1])
+	case "LOST":
+		return nil, fmt.Errorf("%w: redis: %s: %s", registry.ErrLost, doing, answer[1])
+	default:
+		return nil, fmt.Errorf("%w: redis: %s: unexpected answer %q", pbxmesh.ErrUnavailable, doing, answer[0])
+	}
+}
+
+// Publish implements registry.Publisher.
+func (s *Store) Publish(ctx context.Context, p registry.Publication) (uint64, error) {
+	digests, err := json.Marshal(p.Digests)
+	if err != nil {
+		return 0, fmt.Errorf("publish: %w", err)
+	}
+	garbage := s.o.GarbageTTL.Milliseconds()
+	answer, err := s.run(ctx, p.Node, "begin a publication", begin,
+		[]string{s.key(p.Node, "lease"), s.key(p.Node, "meta")}, p.Instance, p.Over, p.Term, garbage)
+	if err != nil {
+		return 0, err
+	}
+	term, err1 := strconv.ParseUint(answer[0], 10, 53)
+	old, err2 := strconv.ParseUint(answer[1], 10, 53)
+	if err := errors.Join(err1, err2); err != nil {
+		return 0, wrap("begin a publication", err)
+	}
+	fill := s.recordsKey(p.Node, term)
+	for first := 0; first < len(p.Records); first += publishChunk {
+		chunk := p.Records[first:min(first+publishChunk, len(p.Records))]
+		if err := s.fill(ctx, fill, chunk, first == 0); err != nil {
+			return 0, err
+		}
+	}
+	if len(p.Records) == 0 {
+		if err := s.fill(ctx, fill, nil, true); err != nil {
+			return 0, err
+		}
+	}
+	_, err = s.run(ctx, p.Node, "end a publication", commit,
+		[]string{s.key(p.Node, "meta"), fill, s.key(p.Node, "log"), s.recordsKey(p.Node, old), s.key(p.Node, "repair")},
+		strconv.FormatUint(term, 10), p.Epoch, digests, len(p.Records), garbage)
+	return term, err
+}
+
+// fill writes records into a hash that does not count yet.
+func (s *Store) fill(ctx context.Context, key string, records []registry.Record, first bool) error {
+	ctx, cancel := s.bound(ctx)
+	defer cancel()
+	pipe := s.client.Pipeline()
+	if first {
+		pipe.Del(ctx, key)
+	}
+	if len(records) > 0 {
+		values := make([]string, 0, 2*len(records))
+		for i := range records {
+			values = append(values, fieldOf(&records[i]), strconv.FormatUint(records[i].Seq, 10)+" "+records[i].Value)
+		}
+		pipe.HSet(ctx, key, values)
+		pipe.PExpire(ctx, key, unusedTTL)
+	}
+	_, err := pipe.Exec(ctx)
+	return wrap("publish records", err)
+}
+
+// Append implements registry.Publisher.
+func (s *Store) Append(ctx context.Context, b registry.Batch) error {
+	digests, err := json.Marshal(b.Digests)
+	if err != nil {
+		return fmt.Errorf("append: %w", err)
+	}
+	args := make([]any, 7, 7+2*len(b.Records))
+	puts := 0
+	for i := range b.Records {
+		if rec := &b.Records[i]; !rec.Tombstone() {
+			args = append(args, fieldOf(rec), rec.Value)
+			puts++
+		}
+	}
+	for i := range b.Records {
+		if rec := &b.Records[i]; rec.Tombstone() {
+			args = append(args, fieldOf(rec))
+		}
+	}
+	copy(args, []any{
+		strconv.FormatUint(b.Term, 10), strconv.FormatUint(b.Seq, 10), b.Prev,
+		s.o.StreamLength, digests, b.Epoch, puts,
+	})
+	_, err = s.run(ctx, b.Node, "publish changes", appendBatch,
+		[]string{s.key(b.Node, "meta"), s.recordsKey(b.Node, b.Term), s.key(b.Node, "log")}, args...)
+	return err
+}
+
+// Renew implements registry.Publisher.
+func (s *Store) Renew(ctx context.Context, l registry.Lease) error {
+	text, err := registry.EncodeLease(&l)
+	if err != nil {
+		return fmt.Errorf("renew: %w", err)
+	}
+	_, err = s.run(ctx, l.Node, "renew the lease", renew, []string{
+		s.key(l.Node, "lease"), s.key(l.Node, "meta"), s.recordsKey(l.Node, l.Term), s.key(l.Node, "log"), s.key(l.Node, "repair"),
+	}, text, l.TTL.Milliseconds(), l.Term, l.Seq, l.Instance, l.Over, l.Digests.Count(), s.o.GarbageTTL.Milliseconds())
+	return err
+}
+
+// Leave implements registry.Publisher.
+func (s *Store) Leave(ctx context.Context, l registry.Lease) error {
+	_, err := s.run(ctx, l.Node, "end the lease", leave, []string{s.key(l.Node, "lease")}, l.Instance)
+	return err
+}
+
+// Announce implements registry.Publisher.
+func (s *Store) Announce(ctx context.Context, a registry.Announcement) error {
+	text, err := registry.EncodeAnnouncement(&a)
+	if err != nil {
+		return fmt.Errorf("announce: %w", err)
+	}
+	ctx, cancel := s.bound(ctx)
+	defer cancel()
+	err = s.client.HSet(ctx, s.membersKey(), string(a.Node.ID), text).Err()
+	if err != nil && strings.HasPrefix(err.Error(), "WRONGTYPE") {
+		// Whatever stands there is not ours, and keeps the mesh from forming.
+		if err = s.client.Del(ctx, s.membersKey()).Err(); err == nil {
+			err = s.client.HSet(ctx, s.membersKey(), string(a.Node.ID), text).Err()
+		}
+	}
+	return wrap("announce", err)
+}
+
+// RequestRepair implements registry.Source.
+func (s *Store) RequestRepair(ctx context.Context, node pbxmesh.NodeID) error {
+	ctx, cancel := s.bound(ctx)
+	defer cancel()
+	return wrap("ask for a repair", s.client.Set(ctx, s.key(node, "repair"), "1", repairTTL).Err())
+}
+
+// Forget implements registry.Backend.
+func (s *Store) Forget(ctx context.Context, node pbxmesh.NodeID) error {
+	gone := registry.Announcement{Node: pbxmesh.Node{ID: node}, Gone: true}
+	if err := s.Announce(ctx, gone); err != nil {
+		return err
+	}
+	ctx, cancel := s.bound(ctx)
+	defer cancel()
+	keys := []string{s.key(node, "meta"), s.key(node, "log"), s.key(node, "lease"), s.key(node, "repair")}
+	if term, err := s.client.HGet(ctx, s.key(node, "meta"), "term").Uint64(); err == nil {
+		keys = append(keys, s.recordsKey(node, term))
+	}
+	return wrap("forget a node", s.client.Unlink(ctx, keys...).Err())
+}

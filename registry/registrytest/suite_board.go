@@ -1,0 +1,199 @@
+package registrytest
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+	"testing"
+	"time"
+
+	"pbxmesh"
+	"pbxmesh/registry"
+)
+
+func note(kind registry.NoteKind, key, value string) registry.Note {
+	return registry.Note{Kind: kind, Key: key, Value: value}
+}
+
+func (b *backend) post(notes ...registry.Note) {
+	b.t.Helper()
+	if err := b.Post(ctx(b.t), notes...); err != nil {
+		b.t.Fatalf("post: %v", err)
+	}
+}
+
+// notes returns what is newer than after as key -> value.
+func (b *backend) notes(kind registry.NoteKind, after uint64) (map[string]string, uint64) {
+	b.t.Helper()
+	list, next, bad, err := b.Notes(ctx(b.t), kind, after)
+	if err != nil || bad != 0 {
+		b.t.Fatalf("notes of %s: bad %d, err %v", kind, bad, err)
+	}
+	got := map[string]string{}
+	for _, n := range list {
+		if _, twice := got[n.Key]; twice || n.Kind != kind || n.Revision == 0 || n.Revision > next || n.Revision <= after && after <= next {
+			b.t.Fatalf("note %+v after %d, next %d, twice %v", n, after, next, twice)
+		}
+		got[n.Key] = n.Value
+	}
+	return got, next
+}
+
+func (b *backend) onBoard(kind registry.NoteKind, want map[string]string) uint64 {
+	b.t.Helper()
+	got, next := b.notes(kind, 0)
+	if !maps.Equal(got, want) {
+		b.t.Fatalf("%s: %.999q, want %.999q", kind, got, want)
+	}
+	return next
+}
+
+func testNotes(t *testing.T, b *backend) {
+	b.onBoard(registry.NoteVotes, map[string]string{})
+	b.post(note(registry.NoteVotes, "buffalo", "1"), note(registry.NoteVotes, "london", "2"), note(registry.NoteWanted, "london", "out"))
+	b.onBoard(registry.NoteVotes, map[string]string{"buffalo": "1", "london": "2"})
+	b.onBoard(registry.NoteWanted, map[string]string{"london": "out"})
+	b.onBoard(registry.NoteLatency, map[string]string{})
+	b.post(note(registry.NoteVotes, "buffalo", "3"), note(registry.NoteVotes, "london", ""), note(registry.NoteVotes, "nobody", ""))
+	b.onBoard(registry.NoteVotes, map[string]string{"buffalo": "3"})
+	b.onBoard(registry.NoteWanted, map[string]string{"london": "out"})
+	b.post(note(registry.NoteVotes, "buffalo", "4"), note(registry.NoteVotes, "buffalo", "5")) // the last one counts
+	b.onBoard(registry.NoteVotes, map[string]string{"buffalo": "5"})
+	b.post()
+	if err := b.Forget(ctx(t), london); err != nil {
+		t.Fatal(err)
+	}
+	b.onBoard(registry.NoteWanted, map[string]string{"london": "out"}) // stores do not know what keys mean
+}
+
+func testNotesAfter(t *testing.T, b *backend) {
+	b.post(note(registry.NoteVotes, "a", "1"), note(registry.NoteVotes, "b", "1"))
+	_, first := b.notes(registry.NoteVotes, 0)
+	if got, next := b.notes(registry.NoteVotes, first); len(got) != 0 || next != first {
+		t.Fatalf("nothing was posted: %v, next %d after %d", got, next, first)
+	}
+	b.post(note(registry.NoteWanted, "a", "1"))
+	if got, next := b.notes(registry.NoteVotes, first); len(got) != 0 || next != first {
+		t.Fatalf("another kind was posted: %v, next %d after %d", got, next, first)
+	}
+	b.post(note(registry.NoteVotes, "b", "2"))
+	got, second := b.notes(registry.NoteVotes, first)
+	if !maps.Equal(got, map[string]string{"b": "2"}) || second <= first {
+		t.Fatalf("newer than %d: %v, next %d", first, got, second)
+	}
+	b.post(note(registry.NoteVotes, "b", "2")) // the same once more is news: it holds longer
+	got, third := b.notes(registry.NoteVotes, second)
+	if !maps.Equal(got, map[string]string{"b": "2"}) || third <= second {
+		t.Fatalf("newer than %d: %v, next %d", second, got, third)
+	}
+	b.post(note(registry.NoteVotes, "b", ""))
+	got, fourth := b.notes(registry.NoteVotes, third)
+	if len(got) != 0 || fourth <= third {
+		t.Fatalf("taken back: %v, next %d after %d", got, fourth, third)
+	}
+	b.onBoard(registry.NoteVotes, map[string]string{"a": "1"})
+	// A reader that knows more than the store: the store lost it.
+	got, next := b.notes(registry.NoteVotes, registry.MaxNumber)
+	if !maps.Equal(got, map[string]string{"a": "1"}) || next != fourth {
+		t.Fatalf("after a loss: %v, next %d, want all and %d", got, next, fourth)
+	}
+}
+
+func testNoteEnds(t *testing.T, b *backend) {
+	short := note(registry.NoteVotes, "short", "1")
+	short.TTL = 150*time.Millisecond + time.Nanosecond
+	long := note(registry.NoteVotes, "long", "1")
+	long.TTL = time.Hour
+	b.post(short, long, note(registry.NoteVotes, "ever", "1"))
+	list, next, _, err := b.Notes(ctx(t), registry.NoteVotes, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range list {
+		switch {
+		case n.Key == "ever" && n.TTL == 0, n.Key == "long" && n.TTL > 59*time.Minute && n.TTL <= time.Hour,
+			n.Key == "short" && n.TTL > 0 && n.TTL <= 151*time.Millisecond:
+		default:
+			t.Errorf("%s holds for %s", n.Key, n.TTL)
+		}
+	}
+	WaitFor(t, "the note to end", func() bool {
+		got, again := b.notes(registry.NoteVotes, 0)
+		if again != next {
+			t.Fatalf("a note that ended changed the revision from %d to %d", next, again)
+		}
+		return maps.Equal(got, map[string]string{"long": "1", "ever": "1"})
+	})
+	long.TTL = 0
+	b.post(long)
+	short.TTL = time.Hour
+	b.post(short)
+	b.onBoard(registry.NoteVotes, map[string]string{"long": "1", "ever": "1", "short": "1"})
+}
+
+func testNoteLimits(t *testing.T, b *backend) {
+	odd := note("abcdefghijklmnop", strings.Repeat("k", registry.MaxKeyLen), strings.Repeat("\x00\xff\r\n", registry.MaxNoteLen/4))
+	odd.TTL = registry.MaxNoteTTL
+	b.post(odd)
+	b.onBoard(odd.Kind, map[string]string{odd.Key: odd.Value})
+	good := note(registry.NoteVotes, "good", "1")
+	for name, change := range map[string]func(*registry.Note){
+		"no kind":      func(n *registry.Note) { n.Kind = "" },
+		"kind":         func(n *registry.Note) { n.Kind = "a:b" },
+		"no key":       func(n *registry.Note) { n.Key = "" },
+		"long key":     func(n *registry.Note) { n.Key = strings.Repeat("k", registry.MaxKeyLen+1) },
+		"key":          func(n *registry.Note) { n.Key = "a b" },
+		"long value":   func(n *registry.Note) { n.Value = strings.Repeat("v", registry.MaxNoteLen+1) },
+		"negative end": func(n *registry.Note) { n.TTL = -1 },
+		"endless end":  func(n *registry.Note) { n.TTL = registry.MaxNoteTTL + 1 },
+	} {
+		n := note(registry.NoteVotes, "bad", "1")
+		change(&n)
+		b.fails(name, b.Post(ctx(t), good, n), pbxmesh.ErrInvalidRecord)
+	}
+	b.onBoard(registry.NoteVotes, map[string]string{})
+}
+
+func testNoteBulk(t *testing.T, b *backend) {
+	const n = 1000
+	notes, want := make([]registry.Note, n), make(map[string]string, n)
+	for i := range notes {
+		notes[i] = note(registry.NoteLatency, fmt.Sprintf("london/%d", i), strings.Repeat(string(rune('a'+i%26)), 16<<10-i))
+		want[notes[i].Key] = notes[i].Value
+	}
+	b.post(notes...)
+	next := b.onBoard(registry.NoteLatency, want)
+	b.post(notes[7], notes[500])
+	if got, _ := b.notes(registry.NoteLatency, next); len(got) != 2 || got["london/7"] == "" || got["london/500"] == "" {
+		t.Fatalf("%d notes are newer, want two", len(got))
+	}
+}
+
+func testBoardFull(t *testing.T, b *backend) {
+	notes := make([]registry.Note, registry.MaxNotes)
+	for i := range notes {
+		notes[i] = note(registry.NoteVotes, fmt.Sprint(i), "1")
+	}
+	b.post(notes...)
+	err := b.Post(ctx(t), note(registry.NoteVotes, "new", "1"), note(registry.NoteVotes, "7", "2"), note(registry.NoteWanted, "new", "1"))
+	b.fails("post without room", err, registry.ErrBoardFull)
+	got, _ := b.notes(registry.NoteVotes, 0)
+	if _, there := got["new"]; there || got["7"] != "2" {
+		t.Fatalf("a newcomer is there: %v; who was there is %q, want 2", there, got["7"])
+	}
+	b.onBoard(registry.NoteWanted, map[string]string{"new": "1"})
+	b.post(note(registry.NoteVotes, "8", ""), note(registry.NoteVotes, "new", "1"))
+	notes[0].TTL = 50 * time.Millisecond
+	b.post(notes[0])
+	WaitFor(t, "room where a note ended", func() bool {
+		err := b.Post(ctx(t), note(registry.NoteVotes, "newer", "1"))
+		if err != nil && !errors.Is(err, registry.ErrBoardFull) {
+			t.Fatal(err)
+		}
+		return err == nil
+	})
+	if got, _ := b.notes(registry.NoteVotes, 0); len(got) != registry.MaxNotes || got["new"] == "" || got["newer"] == "" {
+		t.Fatalf("%d notes, want %d with both newcomers", len(got), registry.MaxNotes)
+	}
+}

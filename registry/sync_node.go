@@ -1,0 +1,332 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"pbxmesh"
+)
+
+// followGroup follows the ready nodes of g until ctx ends.
+func (s *Sync) followGroup(ctx context.Context, g *group) {
+	backoff := time.Duration(0)
+	for ctx.Err() == nil {
+		cursors := s.cursors(g)
+		if len(cursors) == 0 {
+			select {
+			case <-ctx.Done():
+			case <-g.wake:
+			}
+			continue
+		}
+		callCtx, cancel := context.WithTimeout(ctx, s.o.Wait+s.o.Timeout)
+		batches, err := s.o.Backend.Follow(callCtx, cursors, s.o.Wait)
+		cancel()
+		s.called(ctx, "following changes", err)
+		if err != nil {
+			backoff = min(max(2*backoff, 50*time.Millisecond), s.o.BackoffMax)
+			sleep(ctx, jitter(backoff))
+			continue
+		}
+		backoff = 0
+		for i := range batches {
+			s.apply(ctx, &batches[i])
+		}
+		g.calls.Add(1)
+		// The store answered for every node of the call: whoever is still
+		// followed equals the store as of now.
+		now := s.o.Now()
+		for _, c := range cursors {
+			if ns := s.o.Replica.existing(c.Node); ns != nil && s.isReady(c.Node) && ns.complete() {
+				ns.setFresh(now)
+			}
+		}
+	}
+}
+
+// cursors returns the places from which g goes on.
+func (s *Sync) cursors(g *group) []Cursor {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var cursors []Cursor
+	for id, f := range s.nodes {
+		if f.group != g || !f.ready || f.loading {
+			continue
+		}
+		ns := s.o.Replica.existing(id)
+		if ns == nil {
+			continue
+		}
+		ns.mu.Lock()
+		cursors = append(cursors, Cursor{Node: id, Term: ns.term, Seq: ns.seq})
+		ns.mu.Unlock()
+	}
+	return cursors
+}
+
+func (s *Sync) isReady(id pbxmesh.NodeID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f := s.nodes[id]
+	return f != nil && f.ready && !f.loading
+}
+
+// complete reports whether what is held is what some publication said: the
+// records were read, or there are none on either side.
+func (ns *nodeState) complete() bool {
+	ns.mu.Lock()
+	defer ns.mu.Unlock()
+	return ns.term > 0 || len(ns.index) == 0
+}
+
+// apply takes over one batch.
+func (s *Sync) apply(ctx context.Context, b *Batch) {
+	s.skipped("records", b.Bad)
+	s.mu.Lock()
+	f := s.nodes[b.Node]
+	s.mu.Unlock()
+	ns := s.o.Replica.existing(b.Node)
+	if f == nil || ns == nil || !s.isReady(b.Node) {
+		return
+	}
+	result := batchGap
+	if !b.Broken {
+		result = s.o.Replica.follow(ns, b)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case b.Broken:
+		// Only a full publication by the owner makes the stream readable again.
+		s.o.Logger.Warn("the stream of changes holds an entry that no daemon writes; asking its node for a repair", "node", b.Node)
+		s.repair(ctx, f)
+	case result == batchApplied:
+		f.differs = 0
+	case result == batchDiffers:
+		s.differs(ctx, f)
+	case result == batchReset:
+		f.ready = false
+		s.load(ctx, f)
+	case result == batchGap:
+		s.o.Logger.Info("changes are missing; reading all records", "node", b.Node, "term", b.Term, "after", b.Prev)
+		f.ready = false
+		s.load(ctx, f)
+	}
+}
+
+// check compares a lease with what is held.
+func (s *Sync) check(ctx context.Context, l *Lease) {
+	if l.Term == 0 {
+		return
+	}
+	ns := s.o.Replica.existing(l.Node)
+	if ns == nil {
+		return
+	}
+	ns.mu.Lock()
+	// A lower term counts too: a store that was emptied while its node's clock
+	// went back begins with one, and its stream is never followed from up here.
+	ahead := l.Term != ns.term || l.Seq > ns.seq
+	same := l.Term == ns.term && l.Seq == ns.seq
+	matches := s.o.Replica.matches(ns, l.Term, l.Seq, l.Digests)
+	swept, term, seq := ns.swept, ns.term, ns.seq
+	ns.mu.Unlock()
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f := s.nodes[l.Node]
+	if f == nil || !f.ready || f.loading {
+		return
+	}
+	switch {
+	case swept: // and the node is back
+		f.ready = false
+		s.load(ctx, f)
+	case ahead:
+		// The stream is quicker than the poll, unless it was emptied or lost its
+		// place, or has only just been reached again: calls that follow it fail for
+		// as long as the poll does, and pause for longer.
+		if !f.behind(term, seq, l) {
+			return
+		}
+		f.late = nil
+		f.ready = false
+		s.o.Logger.Info("a lease is ahead of the changes; reading all records", "node", l.Node, "term", l.Term, "seq", l.Seq)
+		s.load(ctx, f)
+	case !matches:
+		f.late = nil
+		s.differs(ctx, f)
+	default:
+		f.late = nil
+		if same {
+			f.differs, f.backoff = 0, 0
+		}
+	}
+}
+
+// behind takes note of a lease that is ahead of the place up to which f's records
+// are complete, and reports whether waiting for its stream is in vain: two calls have
+// followed it since (the first may have begun before), or none got through in ten
+// polls, and what the first such lease spoke of has still not come. The caller holds
+// Sync.mu.
+func (f *followed) behind(term, seq uint64, l *Lease) bool {
+	w := f.late
+	if w == nil || term == w.term && seq >= w.seq {
+		f.late = &lateness{term: l.Term, seq: l.Seq, calls: f.group.calls.Load()}
+		return false
+	}
+	w.polls++
+	return f.group.calls.Load() >= w.calls+2 || w.polls >= 10
+}
+
+// seeClock corrects the expiry of what l's node wrote when its clock and ours are
+// apart: all of its records are read again.
+func (s *Sync) seeClock(ctx context.Context, l *Lease, now time.Time) {
+	ns := s.o.Replica.existing(l.Node)
+	if ns == nil || !ns.seeClock(l, now) {
+		return
+	}
+	s.o.Logger.Warn("the clocks of two nodes differ; the expiry of its registrations is corrected: let NTP set both",
+		"node", l.Node, "ours_ahead", now.Sub(time.UnixMilli(l.Clock)))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f := s.nodes[l.Node]; f != nil && f.ready {
+		f.ready = false
+		s.load(ctx, f)
+	}
+}
+
+// differs counts a digest that does not match and repairs at the second. The
+// caller holds s.mu.
+func (s *Sync) differs(ctx context.Context, f *followed) {
+	if f.differs++; f.differs < 2 {
+		return
+	}
+	f.differs = 0
+	now := s.o.Now()
+	if now.Before(f.retry) {
+		return // repaired a moment ago, in vain
+	}
+	if ns := s.o.Replica.existing(f.id); ns != nil {
+		ns.info.Lock()
+		ns.drift++
+		ns.info.Unlock()
+	}
+	s.o.Replica.stats.drift.Add(1)
+	s.o.Logger.Warn("the records differ from what their node says; reading them again", "node", f.id)
+	if !f.loaded.IsZero() && now.Sub(f.loaded) < 30*time.Second {
+		// They were read not long ago, so the store itself holds other records
+		// than the node published.
+		s.repair(ctx, f)
+		return
+	}
+	f.ready = false
+	s.load(ctx, f)
+}
+
+// repair asks f's node to publish everything again, and reads the records after
+// a pause that doubles up to a minute. The caller holds s.mu.
+func (s *Sync) repair(ctx context.Context, f *followed) {
+	f.backoff = min(max(2*f.backoff, 250*time.Millisecond), time.Minute)
+	f.retry = s.o.Now().Add(f.backoff)
+	f.ready = false
+	pause := f.backoff
+	s.tasks.Go(func() {
+		callCtx, cancel := context.WithTimeout(ctx, s.o.Timeout)
+		err := s.o.Backend.RequestRepair(callCtx, f.id)
+		cancel()
+		s.called(ctx, "asking for a repair", err)
+		if sleep(ctx, pause) {
+			s.mu.Lock()
+			s.load(ctx, f)
+			s.mu.Unlock()
+		}
+	})
+}
+
+// load starts reading all records of f, unless that is under way or was tried a
+// moment ago. The caller holds s.mu.
+func (s *Sync) load(ctx context.Context, f *followed) {
+	if f.loading || s.nodes[f.id] != f || s.o.Now().Before(f.retry) {
+		return
+	}
+	f.loading = true
+	s.tasks.Go(func() {
+		select {
+		case s.loads <- struct{}{}:
+		case <-ctx.Done():
+			return
+		}
+		err := s.snapshot(ctx, f.id)
+		for range 3 { // the node published anew meanwhile: no reason to wait
+			if !errors.Is(err, ErrChanged) {
+				break
+			}
+			err = s.snapshot(ctx, f.id)
+		}
+		<-s.loads
+		s.called(ctx, "reading all records", err)
+
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		f.loading = false
+		now := s.o.Now()
+		switch {
+		case err == nil || errors.Is(err, ErrNoNode):
+			f.ready, f.late, f.differs = true, nil, 0
+			f.loaded = now
+			notify(f.group.wake)
+		case errors.Is(err, ErrCorrupt):
+			s.o.Logger.Warn("the records cannot be read; asking their node for a repair", "node", f.id, "err", err)
+			s.repair(ctx, f)
+		default: // tried again at the next poll
+			f.retry = now.Add(jitter(100 * time.Millisecond))
+		}
+	})
+}
+
+// snapshot reads all records of id and makes them what the replica holds. When
+// the store has none, what was held stays: the node publishes it again, or it
+// expires.
+func (s *Sync) snapshot(ctx context.Context, id pbxmesh.NodeID) error {
+	ctx, cancel := context.WithTimeout(ctx, s.o.SnapshotTimeout)
+	defer cancel()
+	r := s.o.Replica
+	ns := r.existing(id)
+	if ns == nil {
+		return ErrNoNode // forgotten meanwhile
+	}
+	var records []staged
+	var bad, unknown, refused int64
+	at, err := s.o.Backend.Snapshot(ctx, id, func(rec Record) {
+		if rec.Kind != KindRegistration {
+			unknown++
+			return
+		}
+		reg, err := decodeRegistration(id, &rec)
+		switch {
+		case err != nil:
+			bad++
+		case len(records) >= r.opts.MaxPerNode:
+			refused++
+		default:
+			records = append(records, staged{reg: reg, seq: rec.Seq, hash: rec.hash()})
+		}
+	})
+	if errors.Is(err, ErrNoNode) {
+		ns.mu.Lock()
+		ns.term, ns.seq = 0, 0
+		ns.mu.Unlock()
+	}
+	if err != nil {
+		return err
+	}
+	r.stats.loads.Add(1)
+	r.stats.unknown.Add(unknown)
+	r.stats.refused.Add(refused)
+	s.skipped("records", at.Bad+int(bad))
+	r.replace(ns, at, records)
+	ns.setFresh(s.o.Now())
+	return nil
+}

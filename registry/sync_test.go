@@ -1,0 +1,138 @@
+package registry_test
+
+import (
+	"errors"
+	"math/rand/v2"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"pbxmesh"
+	"pbxmesh/registry"
+	"pbxmesh/registry/memory"
+)
+
+// bubble runs a writer's and a reader's daemon with their default intervals,
+// under a virtual clock.
+func bubble(t *testing.T, test func(t *testing.T, store *memory.Store, w *registry.Writer, reader *registry.Replica, s *registry.Sync)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		store := memory.New(memory.Options{})
+		local := registry.NewReplica(registry.ReplicaOptions{Local: "buffalo"})
+		w, err := registry.NewWriter(registry.WriterOptions{Node: pbxmesh.Node{ID: "buffalo"}, Replica: local, Backend: store})
+		if err != nil {
+			t.Fatal(err)
+		}
+		reader := registry.NewReplica(registry.ReplicaOptions{})
+		s, err := registry.NewSync(registry.SyncOptions{Replica: reader, Backend: store})
+		if err != nil {
+			t.Fatal(err)
+		}
+		results := make(chan error, 2)
+		go func() { results <- w.Run(t.Context()) }()
+		go func() { results <- s.Run(t.Context()) }()
+		t.Cleanup(func() {
+			if err := errors.Join(<-results, <-results); err != nil {
+				t.Error(err)
+			}
+		})
+		test(t, store, w, reader, s)
+	})
+}
+
+func TestFreshnessAndLease(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T, store *memory.Store, w *registry.Writer, reader *registry.Replica, s *registry.Sync) {
+		if age := reader.Age(time.Now()); age != registry.NeverSynced && age != 0 {
+			t.Errorf("before anything was read the view is %s old", age)
+		}
+		w.Reset("core-1", []pbxmesh.Registration{device("buffalo", 1)})
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		if age := reader.Age(time.Now()); age > 1200*time.Millisecond {
+			t.Errorf("with all well the view is %s old", age)
+		}
+		if m := reader.Members(); len(m) != 1 || !m[0].LeaseHeld || time.Since(m[0].LastSeen) > 2500*time.Millisecond || m[0].Registrations != 1 {
+			t.Errorf("members %+v", m)
+		}
+		if st := s.Status(); !st.Connected || !st.Synced || st.Following != 1 {
+			t.Errorf("status %+v", st)
+		}
+
+		store.SetDown(errors.New("test"))
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if age := reader.Age(time.Now()); age < time.Minute || age > 62*time.Second {
+			t.Errorf("after a minute without a store the view is %s old", age)
+		}
+		if st := s.Status(); st.Connected || time.Since(st.Since) < 57*time.Second || !errors.Is(st.Err, pbxmesh.ErrUnavailable) {
+			t.Errorf("status %+v", st)
+		}
+		// Nobody said that the lease ended: the store could not be asked.
+		if m := reader.Members(); !m[0].LeaseHeld || time.Since(m[0].LastSeen) < time.Minute {
+			t.Errorf("members %+v", m)
+		}
+		store.SetDown(nil)
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		if age := reader.Age(time.Now()); age > 1200*time.Millisecond {
+			t.Errorf("with the store back the view is %s old", age)
+		}
+	})
+}
+
+// A change is seen as soon as it is published, not at the next poll.
+func TestChangesAreNotPolled(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T, _ *memory.Store, w *registry.Writer, reader *registry.Replica, _ *registry.Sync) {
+		w.Reset("core-1", nil)
+		time.Sleep(5 * time.Second)
+		for n := range 20 {
+			time.Sleep(time.Duration(rand.IntN(2000)) * time.Millisecond)
+			reg := device("buffalo", n)
+			w.Put(reg)
+			time.Sleep(6 * time.Millisecond) // the writer's linger is 5 ms
+			synctest.Wait()
+			if len(reader.Lookup(reg.AOR)) != 1 {
+				t.Fatalf("change %d is not there", n)
+			}
+		}
+		if s := reader.Stats(); s.Loads != 2 && s.Loads != 1 || s.Drift != 0 {
+			t.Errorf("stats %+v: changes must come by the stream", s)
+		}
+	})
+}
+
+// A dead node's registrations go once they expired long ago.
+func TestDeadNodeIsSwept(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T, _ *memory.Store, w *registry.Writer, reader *registry.Replica, _ *registry.Sync) {
+		short, long := device("buffalo", 1), device("buffalo", 2)
+		short.Expires = time.Now().Add(time.Minute)
+		w.Reset("core-1", []pbxmesh.Registration{short, long})
+		time.Sleep(5 * time.Second)
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(3 * time.Minute)
+		synctest.Wait()
+		if n := reader.Stats().Registrations; n != 2 {
+			t.Errorf("%d registrations after 3 minutes, want both", n)
+		}
+		time.Sleep(5 * time.Minute)
+		synctest.Wait()
+		if len(reader.Lookup(short.AOR)) != 0 || len(reader.Lookup(long.AOR)) != 1 {
+			t.Errorf("after 8 minutes: %v and %v", reader.Lookup(short.AOR), reader.Lookup(long.AOR))
+		}
+		if m := reader.Members(); len(m) != 1 || !m[0].Left || m[0].LeaseHeld {
+			t.Errorf("members %+v", m)
+		}
+	})
+}
+
+func TestSyncOptions(t *testing.T) {
+	t.Parallel()
+	if _, err := registry.NewSync(registry.SyncOptions{}); err == nil {
+		t.Error("a sync of nothing with nothing was accepted")
+	}
+}
