@@ -1,0 +1,118 @@
+package failover
+
+import (
+	"time"
+
+	"pbxmesh"
+)
+
+// Whether a node's daemon is silent is seen by its signs of life in the registry: its
+// lease renewed, its vote posted again. A daemon that gives none is dead, hung, or cut off from
+// the registry; its switch may well be alive, so calls to the phones there go on, but new
+// phones would be found by nobody.
+//
+//	             SilentAfter without a sign, not all at once
+//	 +---------+ ------------------------------------------> +--------+
+//	 | telling |                                             | silent |
+//	 +---------+ <------------------------------------------ +--------+
+//	   |     ^                  a sign                         ^
+//	   |     | a sign                                          |
+//	   v     |          LeaveGrace without a sign              |
+//	 +---------+ ----------------------------------------------+
+//	 | stopped |
+//	 +---------+   stopped in an orderly way: mostly it is about to start again
+//
+// Only time in which this observer could read the registry counts, and no more than
+// maxReadGap between two reads: a Redis that hung, or an observer that was stopped
+// itself, makes nobody silent. When more than half of the telling daemons, and two at
+// least, fall silent within one observer's view at once, it is the registry or the way
+// there: nothing changes until it has lasted for stallAfter.
+
+// Defaults and bounds of the silence of daemons.
+const (
+	DefaultDaemonSilentAfter = 2 * time.Second // two renewals, four votes
+	DefaultLeaveGrace        = 10 * time.Second
+
+	maxReadGap = time.Second
+	stallAfter = 10 * time.Second
+)
+
+// daemon is what the tracker knows of a node's daemon.
+type daemon struct {
+	sign   time.Time     // the last sign of life; zero for none yet
+	mute   time.Duration // time of good reading since then
+	left   bool
+	silent bool
+}
+
+// hear takes in a sign of life at the given time; the zero time is none.
+func (d *daemon) hear(at time.Time) {
+	if at.After(d.sign) {
+		d.sign, d.mute, d.silent = at, 0, false
+	}
+}
+
+// overdue reports whether the daemon would be silent if it were alone.
+func (d *daemon) overdue(o *Options) bool {
+	if d.left {
+		return d.mute > max(o.LeaveGrace, o.DaemonSilentAfter)
+	}
+	return d.mute > o.DaemonSilentAfter
+}
+
+func (d *daemon) why() string {
+	if d.left {
+		return "its daemon was stopped"
+	}
+	return "its daemon is silent"
+}
+
+// hearDaemons takes in that the registry was read at now, after the signs of life in
+// it were heard.
+func (t *Tracker) hearDaemons(now time.Time) {
+	gap := now.Sub(t.readAt)
+	if t.readAt.IsZero() || gap < 0 {
+		gap = 0
+	}
+	t.readAt = now
+	telling, overdue := 0, 0
+	for id, n := range t.nodes {
+		d := &n.daemon
+		if id == t.opts.Self {
+			*d = daemon{}
+			continue
+		}
+		d.mute += min(gap, maxReadGap)
+		if !d.silent {
+			telling++
+			if d.overdue(&t.opts) && !d.left {
+				overdue++
+			}
+		}
+	}
+	if overdue >= 2 && majority(overdue, telling) {
+		if t.stalledSince.IsZero() {
+			t.stalledSince = now
+			t.log.Warn("most daemons fell silent at once; taken for trouble of the registry", "silent", overdue, "of", telling)
+		}
+		if now.Sub(t.stalledSince) < stallAfter {
+			return
+		}
+	} else {
+		t.stalledSince = time.Time{}
+	}
+	for id, n := range t.nodes {
+		if id != t.opts.Self && n.daemon.overdue(&t.opts) {
+			n.daemon.silent = true
+		}
+	}
+}
+
+// hearVotes takes the votes of daemons for signs of life of their nodes.
+func (t *Tracker) hearVotes(votes []SeenVote) {
+	for i := range votes {
+		if n := t.nodes[votes[i].Self]; n != nil && votes[i].Self != pbxmesh.NodeID("") {
+			n.daemon.hear(votes[i].Seen)
+		}
+	}
+}

@@ -1,0 +1,183 @@
+package failover_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"pbxmesh"
+	"pbxmesh/failover"
+)
+
+// signs drives the signs of life of daemons, in steps of 100 ms.
+type signs struct {
+	*world
+	alive map[pbxmesh.NodeID]bool
+	left  map[pbxmesh.NodeID]bool
+	reads bool
+	last  map[pbxmesh.NodeID]time.Time
+}
+
+func newSigns(t *testing.T, o failover.Options, ids ...pbxmesh.NodeID) *signs {
+	s := &signs{world: newWorld(t, o, ids...), alive: map[pbxmesh.NodeID]bool{}, left: map[pbxmesh.NodeID]bool{}, reads: true, last: map[pbxmesh.NodeID]time.Time{}}
+	for _, id := range ids {
+		s.alive[id] = true
+		s.probe(id, failover.OutcomeOK)
+	}
+	s.wait(2 * time.Second)
+	return s
+}
+
+// wait lets d pass. A daemon that is alive gives a sign every half second, as by its vote.
+func (s *signs) wait(d time.Duration) {
+	for end := s.now.Add(d); s.now.Before(end); {
+		now := s.tick()
+		var leases []failover.LeaseReport
+		var heard []failover.SeenVote
+		if s.reads {
+			for id, alive := range s.alive {
+				if alive && now.Sub(s.last[id]) >= 500*time.Millisecond {
+					s.last[id] = now
+				}
+				status := failover.LeaseFresh
+				if now.Sub(s.last[id]) > 5*time.Second || s.left[id] {
+					status = failover.LeaseExpired
+				}
+				leases = append(leases, failover.LeaseReport{Node: id, Status: status, LinkOK: true, Seen: s.last[id], Left: s.left[id], At: now})
+			}
+		}
+		s.tr.Leases(now, leases)
+		s.tr.Votes(now, heard, s.reads)
+		for id := range s.alive {
+			s.tr.Probe(failover.ProbeResult{Node: id, Outcome: failover.OutcomeOK, At: now})
+		}
+	}
+}
+
+func (s *signs) shed(id pbxmesh.NodeID) uint16 { return s.tr.Mesh().State(id).Shed }
+
+// TestSilentDaemon walks the chart of a daemon's signs of life.
+func TestSilentDaemon(t *testing.T) {
+	t.Parallel()
+	s := newSigns(t, failover.Options{Observer: "la"}, buffalo, london, singapore)
+	if s.shed(london) != 0 {
+		t.Fatal("it sheds with everybody alive")
+	}
+	s.alive[london] = false
+	s.wait(1400 * time.Millisecond)
+	if s.shed(london) != 0 {
+		t.Error("two late signs are no silence")
+	}
+	s.wait(2100 * time.Millisecond)
+	state := s.tr.Mesh().State(london)
+	if state.Shed != pbxmesh.ShedAll || state.Observed != up || !state.Effective().TakesCalls() || !strings.Contains(state.Reason, "its daemon is silent") {
+		t.Errorf("after 3.5 s: %+v", state)
+	}
+	if s.shed(buffalo) != 0 {
+		t.Error("another node sheds")
+	}
+	s.wait(3 * time.Second)
+	if state := s.tr.Mesh().State(london); state.Observed != suspect || state.Shed != pbxmesh.ShedAll {
+		t.Errorf("after its lease: %+v", state)
+	}
+	s.alive[london] = true
+	s.wait(1200 * time.Millisecond)
+	if s.shed(london) != 0 {
+		t.Error("it still sheds with its daemon back")
+	}
+}
+
+// TestRestartedDaemon shows the grace of an orderly restart.
+func TestRestartedDaemon(t *testing.T) {
+	t.Parallel()
+	s := newSigns(t, failover.Options{Observer: "la"}, buffalo, london, singapore)
+	s.alive[london], s.left[london] = false, true
+	s.wait(9 * time.Second)
+	if s.shed(london) != 0 {
+		t.Error("it sheds within the grace")
+	}
+	s.alive[london], s.left[london] = true, false
+	s.wait(20 * time.Second)
+	if s.shed(london) != 0 {
+		t.Error("it sheds after an orderly restart")
+	}
+	s.alive[london], s.left[london] = false, true
+	s.wait(12 * time.Second)
+	if state := s.tr.Mesh().State(london); state.Shed != pbxmesh.ShedAll || !strings.Contains(state.Reason, "lease has run out") {
+		t.Errorf("after the grace: %+v", state)
+	}
+}
+
+// TestRegistryAwayMakesNobodySilent: neither a registry that cannot be read, nor one that
+// hung and answers again, nor one whose writers all stall says anything about a daemon.
+func TestRegistryAwayMakesNobodySilent(t *testing.T) {
+	t.Parallel()
+	all := []pbxmesh.NodeID{buffalo, london, singapore}
+	none := func(s *signs, when string) {
+		t.Helper()
+		for _, id := range all {
+			if s.shed(id) != 0 {
+				t.Errorf("%s: %s sheds: %s", when, id, s.tr.Mesh().State(id).Reason)
+			}
+		}
+	}
+	s := newSigns(t, failover.Options{Observer: "la"}, all...)
+	s.reads = false
+	s.wait(time.Minute)
+	none(s, "not readable")
+	s.reads = true
+	for _, id := range all { // the writers come back later than the first read
+		s.alive[id] = false
+	}
+	s.wait(1500 * time.Millisecond)
+	none(s, "just back")
+	for _, id := range all {
+		s.alive[id] = true
+	}
+	s.wait(5 * time.Second)
+	none(s, "back")
+
+	s.log.Reset()
+	for _, id := range all {
+		s.alive[id] = false
+	}
+	s.wait(9 * time.Second)
+	none(s, "all stall")
+	if n := strings.Count(s.log.String(), "most daemons fell silent at once"); n != 1 {
+		t.Errorf("%d log lines about it, want 1", n)
+	}
+	s.wait(6 * time.Second) // too long for a hiccup
+	for _, id := range all {
+		if s.shed(id) != pbxmesh.ShedAll {
+			t.Errorf("%s does not shed after 15 s", id)
+		}
+	}
+
+	// Two of three that die one after the other are no stall.
+	s = newSigns(t, failover.Options{Observer: "la"}, all...)
+	s.alive[london] = false
+	s.wait(4 * time.Second)
+	s.alive[singapore] = false
+	s.wait(4 * time.Second)
+	if s.shed(london) != pbxmesh.ShedAll || s.shed(singapore) != pbxmesh.ShedAll || s.shed(buffalo) != 0 {
+		t.Errorf("one after the other: %d, %d, %d", s.shed(london), s.shed(singapore), s.shed(buffalo))
+	}
+	// And a daemon never takes itself for silent.
+	s = newSigns(t, failover.Options{Observer: "london", Self: london}, buffalo, london)
+	s.alive[london] = false
+	s.wait(4 * time.Second)
+	if s.shed(london) != 0 {
+		t.Errorf("a daemon takes itself for silent")
+	}
+}
+
+// A member that nobody has heard of since this observer started is silent, too.
+func TestNeverHeardDaemon(t *testing.T) {
+	t.Parallel()
+	s := newSigns(t, failover.Options{Observer: "la"}, buffalo, london, singapore)
+	s.tr.SetMembers(s.tick(), []pbxmesh.Node{member(buffalo, 1), member(london, 2), member(singapore, 3), member("paris", 4)})
+	s.wait(4 * time.Second)
+	if s.shed("paris") != pbxmesh.ShedAll || s.shed(london) != 0 {
+		t.Errorf("paris sheds %d, london %d", s.shed("paris"), s.shed(london))
+	}
+}

@@ -1,0 +1,304 @@
+package latency
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/netip"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"pbxmesh/internal/esl"
+)
+
+// WatchOptions configure a Watch.
+type WatchOptions struct {
+	ESL      esl.Config // of the local switch; OnEvent is the Watch's own
+	Profiles []string   // the sofia profiles of phones
+
+	// Sink gets every sample, from several goroutines, and must not block.
+	Sink func(Sample)
+
+	// KeepAliveEvery is the time between two looks at the times of the switch's own
+	// keep-alives (all-reg-options-ping, nat-options-ping of a profile); 0 never looks.
+	KeepAliveEvery time.Duration
+
+	// MinBackoff and MaxBackoff bound the wait before the next connection; 0 means 500
+	// ms and 30 s.
+	MinBackoff, MaxBackoff time.Duration
+
+	Now    func() time.Time // nil means time.Now
+	Logger *slog.Logger     // nil discards
+}
+
+// WatchStats counts what a Watch saw.
+type WatchStats struct {
+	Connected  bool
+	Challenges uint64 // samples of challenges
+	KeepAlives uint64 // samples of keep-alives
+	Unpaired   uint64 // registrations without a challenge, or whose challenge was too long ago
+	Lost       uint64 // challenges that were not remembered: too many at once
+}
+
+// maxPending bounds the challenges that wait for their answer. What comes above is not
+// measured.
+const maxPending = 8192
+
+// meshAgent is the user agent of rows that the mesh wrote into the switch's table.
+const meshAgent = "pbxmesh"
+
+// Watch makes samples of what one switch tells. It has a connection of its own: events
+// are stamped on arrival, and nothing else may hold them up.
+type Watch struct {
+	opts     WatchOptions
+	profiles map[string]bool
+
+	mu      sync.Mutex
+	pending map[challenge]time.Time
+	pings   map[string]string // last keep-alive time of each row, as text
+	stats   WatchStats
+	lastErr string
+}
+
+// challenge is one REGISTER that was answered with 401.
+type challenge struct{ callID, source string }
+
+// NewWatch returns a Watch that does nothing before Run.
+func NewWatch(o WatchOptions) *Watch {
+	if o.MinBackoff <= 0 {
+		o.MinBackoff = 500 * time.Millisecond
+	}
+	if o.MaxBackoff < o.MinBackoff {
+		o.MaxBackoff = max(30*time.Second, o.MinBackoff)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	o.Logger = o.Logger.With("component", "latency")
+	w := &Watch{opts: o, profiles: make(map[string]bool), pending: make(map[challenge]time.Time), pings: make(map[string]string)}
+	for _, p := range o.Profiles {
+		w.profiles[p] = true
+	}
+	w.opts.ESL.OnEvent = w.onEvent
+	if w.opts.ESL.Logger == nil {
+		w.opts.ESL.Logger = o.Logger
+	}
+	return w
+}
+
+// Stats returns the counters.
+func (w *Watch) Stats() WatchStats {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.stats
+}
+
+// Run follows the switch until ctx ends, connecting again when the connection is lost.
+// It returns nil, and nothing runs any more. Call it once.
+func (w *Watch) Run(ctx context.Context) error {
+	w.loop(ctx)
+	w.note(false, nil)
+	return nil
+}
+
+func (w *Watch) loop(ctx context.Context) {
+	delay := w.opts.MinBackoff
+	for ctx.Err() == nil {
+		connected, err := w.follow(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		w.note(false, err)
+		if connected {
+			delay = w.opts.MinBackoff
+		}
+		wait := time.NewTimer(delay/2 + rand.N(delay/2+1))
+		select {
+		case <-wait.C:
+		case <-ctx.Done():
+			wait.Stop()
+		}
+		delay = min(2*delay, w.opts.MaxBackoff)
+	}
+}
+
+// note keeps the state of the connection and logs a cause once. The feed of
+// registrations shouts about a switch that is gone; this is no news then.
+func (w *Watch) note(connected bool, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.stats.Connected = connected
+	if err != nil && err.Error() != w.lastErr {
+		w.lastErr = err.Error()
+		w.opts.Logger.Warn("no samples of latency while the event socket is away", "err", err)
+	}
+	if connected {
+		w.lastErr = ""
+	}
+}
+
+func (w *Watch) follow(ctx context.Context) (connected bool, err error) {
+	conn, err := esl.Dial(ctx, w.opts.ESL)
+	if err != nil {
+		return false, err
+	}
+	defer conn.Close()
+	if err := conn.Subscribe(ctx, nil, []string{"sofia::pre_register", "sofia::register_attempt"}); err != nil {
+		return false, fmt.Errorf("subscribe: %w", err)
+	}
+	w.note(true, nil)
+	if w.opts.KeepAliveEvery <= 0 {
+		select {
+		case <-ctx.Done():
+			return true, nil
+		case <-conn.Done():
+			return true, conn.Err()
+		}
+	}
+	tick := time.NewTicker(w.opts.KeepAliveEvery)
+	defer tick.Stop()
+	for {
+		if err := w.keepAlives(ctx, conn); err != nil {
+			return true, err
+		}
+		select {
+		case <-ctx.Done():
+			return true, nil
+		case <-conn.Done():
+			return true, conn.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+// onEvent is called by the connection, one event at a time.
+func (w *Watch) onEvent(e *esl.Event) {
+	now := w.opts.Now()
+	if e.Name() != "CUSTOM" || !w.profiles[e.Get("profile-name")] || e.Get("user-agent") == meshAgent {
+		return
+	}
+	key := challenge{strings.Clone(e.Get("call-id")), e.Get("network-ip") + " " + e.Get("network-port")}
+	switch e.Subclass() {
+	case "sofia::pre_register":
+		w.challenged(key, now)
+	case "sofia::register_attempt":
+		// STALE is a nonce that ran out: a challenge follows. FORBIDDEN may be anybody.
+		if r := e.Get("auth-result"); r != "RENEWED" && r != "SUCCESS" {
+			return
+		}
+		addr, err := netip.ParseAddr(e.Get("network-ip"))
+		if err != nil || e.Get("expires") == "0" {
+			w.forget(key)
+			return
+		}
+		w.answered(key, addr, now)
+	}
+}
+
+// challenged remembers when a phone was sent a challenge. The first one of a Call-ID
+// counts: a start that is too early makes a sample too long, which the low quantile
+// ignores; one that is too late makes it too short.
+func (w *Watch) challenged(key challenge, now time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if at, ok := w.pending[key]; ok && now.Sub(at) <= maxRTT {
+		return
+	}
+	if len(w.pending) >= maxPending {
+		for k, at := range w.pending {
+			if now.Sub(at) > maxRTT {
+				delete(w.pending, k)
+			}
+		}
+		if len(w.pending) >= maxPending {
+			w.stats.Lost++
+			return
+		}
+	}
+	w.pending[key] = now
+}
+
+func (w *Watch) forget(key challenge) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.pending, key)
+}
+
+// answered makes a sample of a challenge whose digest was right.
+func (w *Watch) answered(key challenge, client netip.Addr, now time.Time) {
+	w.mu.Lock()
+	began, ok := w.pending[key]
+	delete(w.pending, key)
+	rtt := now.Sub(began)
+	if ok = ok && rtt > 0 && rtt <= maxRTT; ok {
+		w.stats.Challenges++
+	} else {
+		rtt = 0
+		w.stats.Unpaired++
+	}
+	w.mu.Unlock()
+	w.opts.Sink(Sample{Client: client, RTT: rtt, At: now, Visit: true})
+}
+
+// keepAlives reads the times of the switch's own keep-alives. Only the connection's end
+// is an error.
+func (w *Watch) keepAlives(ctx context.Context, conn *esl.Conn) error {
+	var refused *esl.ReplyError
+	hosts := make(map[string]bool)
+	for _, command := range []string{"hostname", "switchname"} {
+		out, err := conn.API(ctx, command)
+		if err != nil && !errors.As(err, &refused) {
+			return err
+		}
+		hosts[strings.ToLower(strings.TrimSpace(out))] = true
+	}
+	seen := make(map[string]string)
+	for _, p := range w.opts.Profiles {
+		out, err := conn.API(ctx, "sofia xmlstatus profile "+p+" reg")
+		if err != nil && !errors.As(err, &refused) {
+			return err
+		}
+		now := w.opts.Now()
+		for r := range rows(out) {
+			w.keepAlive(r, hosts, seen, now)
+		}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.pings = seen
+	return nil
+}
+
+// keepAlive makes a sample of one row, when its time is a new one: the table holds the
+// last time, however old. 0.00 is a phone that was never asked.
+func (w *Watch) keepAlive(r row, hosts map[string]bool, seen map[string]string, now time.Time) {
+	if r.status != "Reachable" || r.agent == meshAgent || r.host != "" && !hosts[strings.ToLower(r.host)] || len(seen) >= maxRows {
+		return
+	}
+	key := r.callID + " " + r.ip
+	seen[key] = r.ping
+	ms, err := strconv.ParseFloat(r.ping, 64)
+	addr, err2 := netip.ParseAddr(r.ip)
+	if err != nil || err2 != nil || !(ms > 0) || ms > float64(maxRTT/time.Millisecond) {
+		return
+	}
+	w.mu.Lock()
+	fresh := w.pings[key] != r.ping
+	if fresh {
+		w.stats.KeepAlives++
+	}
+	w.mu.Unlock()
+	if fresh {
+		w.opts.Sink(Sample{Client: addr, RTT: time.Duration(ms * float64(time.Millisecond)), At: now})
+	}
+}
+
+// maxRows bounds what is remembered of one look.
+const maxRows = 1 << 18

@@ -1,0 +1,74 @@
+package failover
+
+import (
+	"time"
+
+	"pbxmesh"
+)
+
+// trouble returns what keeps all new phones away from n, "" for nothing. What is a
+// matter of votes goes by the votes where others' count.
+func trouble(n *node, v view, o *Options) string {
+	busy, mesh := n.main().overloaded >= o.SuspectAfter, n.meshSilent(v, o)
+	if v.voted {
+		busy, mesh = n.tally.Busy(), n.tally.MeshDown()
+	}
+	switch {
+	case n.state.Observed == pbxmesh.ObservedDown:
+		return "it is down"
+	case n.saysDead():
+		return deadSocket
+	case n.daemon.silent:
+		return n.daemon.why()
+	case busy:
+		return "it answers 503"
+	case mesh:
+		return "its mesh address is silent"
+	}
+	return ""
+}
+
+// settleShed computes how much of the new phones n gets, and reports whether that
+// changed. load is what the node's own daemon asks for.
+func (t *Tracker) settleShed(n *node, v view, load uint16, loadWhy string, now time.Time) bool {
+	o := &t.opts.Return
+	why := trouble(n, v, &t.opts)
+	n.comeback.step(why != "", now, o)
+	var shed uint16
+	if why != "" {
+		shed = pbxmesh.ShedAll
+	} else if r := t.returnOf(n, now); r.shed(o) > 0 {
+		shed, why = r.shed(o), r.why()
+	}
+	if load > shed {
+		shed, why = load, loadWhy
+	}
+	if shed == n.state.Shed && why == n.shedWhy {
+		return false
+	}
+	n.state.Shed, n.shedWhy = shed, why
+	return true
+}
+
+// returnOf returns how far n is on its way back, as the observers agree.
+func (t *Tracker) returnOf(n *node, now time.Time) Return {
+	own := n.comeback.told(now, &t.opts.Return)
+	if own.Hold == 0 && !t.returning[n.info.ID] {
+		return Return{} // the usual, and there are many votes
+	}
+	return middle(append(t.told(n.info.ID, now), own))
+}
+
+// told returns what the other observers say of the return of id. The daemon of id
+// itself is not asked: it may have been away as well.
+func (t *Tracker) told(id pbxmesh.NodeID, now time.Time) []Return {
+	var returns []Return
+	for i := range t.votes {
+		v := &t.votes[i]
+		if o, ok := v.Nodes[id]; ok && v.Self != id {
+			o.Return.Age = min(o.Return.Age+max(0, now.Sub(v.Seen)), maxAge)
+			returns = append(returns, o.Return)
+		}
+	}
+	return returns
+}

@@ -1,0 +1,99 @@
+package failover
+
+import (
+	"time"
+
+	"pbxmesh"
+)
+
+// Word is what an observer says of one path to a node.
+type Word uint8
+
+// The words. A reader takes a word that it does not know for WordNone.
+const (
+	WordNone       Word = iota // no opinion: not probed, or no way to tell whose fault a silence is
+	WordAnswers                // it answers
+	WordDoubted                // it answered, and the last probe was lost; counts as an answer
+	WordOverloaded             // it answers 503
+	WordSilent                 // it does not answer, while other nodes answer this observer
+)
+
+// words is the table of the texts that notes, listings and metrics use.
+var words = [...]string{WordNone: "none", WordAnswers: "answers", WordDoubted: "doubted", WordOverloaded: "overloaded", WordSilent: "silent"}
+
+// String returns the text that notes, listings and metrics use.
+func (w Word) String() string {
+	if int(w) < len(words) {
+		return words[w]
+	}
+	return words[WordNone]
+}
+
+// parseWord is the reverse of String.
+func parseWord(s string) Word {
+	for w, text := range words {
+		if s == text {
+			return Word(w)
+		}
+	}
+	return WordNone
+}
+
+// Opinion is what an observer says of one node.
+type Opinion struct {
+	Phones Word // of the path that decides about the node, see Path
+	Mesh   Word // of its mesh address, where that is another one
+
+	// For is how long Phones has been so, at least 0.
+	For time.Duration
+
+	// Return is how far the node is on its way back, the zero value for a node that
+	// was never away.
+	Return Return
+}
+
+// Return is how a node comes back to its phones: none for Hold, then more and more.
+type Return struct {
+	Age  time.Duration // since it came back; 0 while it is away
+	Hold time.Duration // 0: there is no return
+}
+
+// Vote is what one observer says of all nodes at one time. It travels as a note of the
+// registry, see EncodeVote, so that all observers come to the same verdict.
+type Vote struct {
+	Observer string // its name, unique in the mesh
+	Instance string // new with every start: two observers of one name are told apart
+
+	// Self is the node beside the observer, "" for a name server that is no node;
+	// Switch is what that node's event socket shows.
+	Self   pbxmesh.NodeID
+	Switch SwitchWord
+
+	// Load is the share of phones, in per mille, that Self wants sent elsewhere because
+	// its switch is loaded, and LoadWhy the reason in words.
+	Load    uint16
+	LoadWhy string
+
+	// CutOff says that no remote node answers the observer.
+	CutOff bool
+
+	Nodes map[pbxmesh.NodeID]Opinion
+}
+
+// SeenVote is another observer's vote and when it was last seen posted, on our clock.
+type SeenVote struct {
+	Vote
+	Seen time.Time
+}
+
+// reach counts the remote nodes that answer the observer without doubt. An observer
+// that reaches nobody is not heard about who is silent.
+func (v *Vote) reach() int {
+	n := 0
+	for id, o := range v.Nodes {
+		if id != v.Self && (o.Phones == WordAnswers || o.Phones == WordOverloaded) {
+			n++
+		}
+	}
+	return n
+}

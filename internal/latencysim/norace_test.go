@@ -1,0 +1,5 @@
+//go:build !race
+
+package latencysim
+
+const raceDetector = false
