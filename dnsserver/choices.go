@@ -1,0 +1,132 @@
+package dnsserver
+
+import (
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"pbxmesh"
+)
+
+// Choices are the decisions for all clients on one snapshot. They are made when the
+// snapshot changes and read by every query: A, AAAA, SRV and NAPTR answers of one
+// client come from one Decision.
+//
+// A Choices is for concurrent use, and answers for one client are always the same.
+type Choices struct {
+	mesh *pbxmesh.Mesh
+	plan *plan
+
+	// byOrder holds the decisions of each order of the plan. It is filled as clients
+	// come, so that a snapshot that lives for a second costs little.
+	byOrder []atomic.Pointer[variants]
+
+	mu       sync.Mutex
+	interned map[string]*Decision // by what they say
+}
+
+// variants are the decisions for one order: one for each set of nodes that refuse a
+// client.
+type variants struct {
+	// shedders are the nodes that send a share of the clients elsewhere, best first.
+	// Beyond maxShedders a node takes everybody: the ones before must all refuse before
+	// it is asked, and every further one would double the number of decisions.
+	shedders []shedder
+
+	byRefusal []atomic.Pointer[Decision] // bit i of the index: shedders[i] refuses
+}
+
+type shedder struct {
+	id   pbxmesh.NodeID
+	hash uint64
+	shed uint16
+}
+
+const maxShedders = 6
+
+// NewChoices returns the choices on one snapshot. mesh may be nil: nothing is known.
+// Who chooses more than once keeps a Chooser, which compiles preferences once.
+func NewChoices(mesh *pbxmesh.Mesh, preferences *Preferences) *Choices {
+	return newChoices(mesh, newPlan(preferences, nil))
+}
+
+func newChoices(mesh *pbxmesh.Mesh, pl *plan) *Choices {
+	return &Choices{mesh: mesh, plan: pl, byOrder: make([]atomic.Pointer[variants], len(pl.orders)), interned: make(map[string]*Decision)}
+}
+
+// Mesh returns the snapshot that the choices are made on; nil when nothing is known.
+func (c *Choices) Mesh() *pbxmesh.Mesh { return c.mesh }
+
+// For returns the decision for client, and the set of clients around it that get the
+// same one: its length is the scope of an ECS answer. A client that is not known (the
+// zero Addr) stands in no block. Equal decisions are one pointer, and for one client it
+// stays the same, so what is derived from a decision can be kept beside it. There are
+// at most 64 for each order of the nodes.
+//
+// It does not block, and allocates only when a decision is made for the first time.
+func (c *Choices) For(client netip.Addr) (*Decision, netip.Prefix) {
+	client = client.Unmap().WithZone("")
+	order, scope := c.plan.lookup(client)
+	v := c.byOrder[order].Load()
+	if v == nil {
+		v = c.variants(order)
+	}
+	refusal := 0
+	if len(v.shedders) > 0 && client.IsValid() {
+		scope = max(scope, unitBits(client))
+	}
+	if len(v.shedders) > 0 {
+		unit := unitOf(client)
+		for i := range v.shedders {
+			if refuses(v.shedders[i].hash, unit, v.shedders[i].shed) {
+				refusal |= 1 << i
+			}
+		}
+	}
+	d := v.byRefusal[refusal].Load()
+	if d == nil {
+		d = c.decide(order, v, refusal)
+	}
+	block, err := client.Prefix(scope)
+	if err != nil {
+		return d, netip.Prefix{}
+	}
+	return d, block
+}
+
+// variants finds out who sheds a share of the clients of an order.
+func (c *Choices) variants(order int) *variants {
+	v := &variants{}
+	for _, cand := range candidates(c.mesh, c.plan.orders[order]) {
+		s := c.mesh.States[cand.id]
+		if cand.state.TakesPhones() && s.Shed > 0 && s.Shed < pbxmesh.ShedAll && len(v.shedders) < maxShedders {
+			v.shedders = append(v.shedders, shedder{cand.id, nodeHash(cand.id), s.Shed})
+		}
+	}
+	v.byRefusal = make([]atomic.Pointer[Decision], 1<<len(v.shedders))
+	if !c.byOrder[order].CompareAndSwap(nil, v) {
+		return c.byOrder[order].Load()
+	}
+	return v
+}
+
+// decide makes the decision for clients of an order that the given shedders refuse.
+func (c *Choices) decide(order int, v *variants, refusal int) *Decision {
+	made := decide(c.mesh, c.plan.orders[order], func(id pbxmesh.NodeID, shed uint16) bool {
+		if shed >= pbxmesh.ShedAll {
+			return true
+		}
+		i := slices.IndexFunc(v.shedders, func(s shedder) bool { return s.id == id })
+		return i >= 0 && refusal&(1<<i) != 0
+	})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	d := c.interned[made.key()]
+	if d == nil {
+		d = &made
+		c.interned[made.key()] = d
+	}
+	v.byRefusal[refusal].Store(d) // two at once store the same
+	return d
+}
