@@ -1,0 +1,69 @@
+package native
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"pbxmesh/internal/esl"
+)
+
+// FuzzCallEvent: whatever a switch says, what we pass on names a valid user and
+// holds nothing that an event socket could misread.
+func FuzzCallEvent(f *testing.F) {
+	text, err := os.ReadFile("testdata/events-presence-mwi-during-call.txt")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for part := range strings.SplitSeq(string(text), "\n--\n") {
+		f.Add(strings.TrimLeft(part, "\n"))
+	}
+	f.Add("from: a%0A%0Aapi system id@a.test\nUnique-ID: u\nproto: any")
+	f.Add("from: a@a.test\nUnique-ID: u%0Ax\nproto: any")
+	f.Add("from: a@a.test\nUnique-ID: u\nproto: any\nCaller-Caller-ID-Name: a%0A%0Aapi system id")
+	f.Fuzz(func(t *testing.T, text string) {
+		c, ok := parseCallEvent(esl.ParseEvent(text))
+		if !ok {
+			return
+		}
+		if c.aor.IsZero() || !validUUID(c.uuid) || !strings.HasPrefix(c.key, c.uuid+"/") {
+			t.Errorf("taken: %+v", c)
+		}
+		for _, ended := range []bool{false, true} {
+			for _, h := range callHeaders(State{AOR: c.aor, Fields: c.fields, Ended: ended}) {
+				if strings.ContainsFunc(h.Name+h.Value, func(r rune) bool { return r < ' ' || r == 0x7f }) || len(h.Value) > maxField {
+					t.Errorf("header %q: %q", h.Name, h.Value)
+				}
+			}
+		}
+	})
+}
+
+func TestChannelRows(t *testing.T) {
+	t.Parallel()
+	rows, err := parseChannels(`{"row_count":3,"rows":[
+		{"uuid":"u1","direction":"outbound","state":"CS_EXCHANGE_MEDIA","callstate":"ACTIVE","presence_id":"1002@pbx.test","cid_num":"1005"},
+		{"uuid":"u2","direction":"inbound","state":"CS_EXECUTE","callstate":"RINGING","presence_id":"1005@pbx.test"},
+		{"uuid":"u3","direction":"outbound","state":"CS_EXECUTE","callstate":"HELD","presence_id":"1003@pbx.test"},
+		{"uuid":"u4","direction":"inbound","state":"CS_EXECUTE","callstate":"ACTIVE","presence_id":""},
+		{"uuid":"u5","direction":"inbound","state":"CS_HANGUP","callstate":"HANGUP","presence_id":"1003@pbx.test"}]}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, r := range rows {
+		if c, ok := r.event(); ok {
+			got = append(got, c.key+" "+c.fields["answer-state"]+" "+c.fields["presence-call-info-state"])
+		}
+	}
+	want := "u1/1002@pbx.test answered active, u2/1005@pbx.test ringing alerting, u3/1003@pbx.test answered held"
+	if strings.Join(got, ", ") != want {
+		t.Errorf("got %s, want %s", strings.Join(got, ", "), want)
+	}
+	if rows, err := parseChannels(`{"row_count": 0}`); err != nil || len(rows) != 0 {
+		t.Errorf("an empty list: %v, %v", rows, err)
+	}
+	if _, err := parseChannels("-ERR"); err == nil {
+		t.Error("nonsense was taken")
+	}
+}

@@ -1,0 +1,377 @@
+package native
+
+import (
+	"container/heap"
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"pbxmesh"
+	"pbxmesh/internal/esl"
+)
+
+// Defaults and bounds of Lamps.
+const (
+	DefaultCallTTL = 24 * time.Second
+
+	minCallTTL = 3 * time.Second
+	maxCallTTL = 5 * time.Minute
+	maxCalls   = 50_000 // of other nodes; more are left out and counted
+
+	// probeDelay and hangupDelay let the switch send its own NOTIFY first: ours
+	// must be the last word.
+	probeDelay  = 150 * time.Millisecond
+	hangupDelay = 100 * time.Millisecond
+
+	// repeatEnd is when the end of a user's last call is shown once more. The
+	// switch drops presence events when it is flooded, and this is the one event
+	// nothing else would make good for.
+	repeatEnd = 3 * time.Second
+)
+
+// LampsOptions say whose calls are told to whom.
+type LampsOptions struct {
+	ESL       esl.Config // of the local switch; OnEvent is ignored
+	Local     pbxmesh.NodeID
+	Directory Directory // tells local users
+	Nodes     Nodes
+	Exchange  Exchange
+
+	// TTL is how long other nodes believe in a call that is not repeated: what a
+	// lamp can stick at most when the node, its daemon or the exchange is lost.
+	// Repeated at a third of it. DefaultCallTTL when 0.
+	TTL time.Duration
+
+	Logger *slog.Logger
+	Dial   Dialer // nil means esl.Dial
+}
+
+// LampsStats is what listings and metrics show.
+type LampsStats struct {
+	Connected bool   `json:"connected"`
+	Error     string `json:"error,omitempty"`
+
+	Told     TellerStats `json:"told"`
+	Remote   int         `json:"remote"`   // running calls of other nodes' users
+	Shown    uint64      `json:"shown"`    // events injected
+	Probes   uint64      `json:"probes"`   // new subscriptions that were shown a running call
+	Expired  uint64      `json:"expired"`  // calls ended because nobody repeated them
+	NodeLost uint64      `json:"nodelost"` // calls ended because their node went down
+	Mended   uint64      `json:"mended"`   // own calls whose events had been missed
+	Dropped  uint64      `json:"dropped"`  // calls over the bound
+}
+
+// Lamps shows the calls of other nodes' users on the local switch's phones (BLF)
+// and tells the other nodes about the calls of the local users.
+//
+// Told are only events of the local switch itself about users that are registered
+// here; what is injected makes no event, so nothing can go round. A lamp is put out
+// by whatever comes first: the end of the call, its node going down, a new life of
+// its node's switch, or TTL without a repetition.
+type Lamps struct {
+	opts   LampsOptions
+	link   link
+	log    *slog.Logger
+	teller *teller
+	wake   chan struct{}
+
+	mu    sync.Mutex
+	core  string // of the connected switch
+	lamps map[pbxmesh.AOR]*lamp
+	due   lampHeap
+	calls int
+	stats LampsStats
+	// epochs are the lives of the nodes' switches that were heard of last.
+	epochs map[pbxmesh.NodeID]string
+
+	// believe is how many lists to come are believed at once, mend the channels
+	// without an own call in the last list. The session's alone.
+	believe int
+	mend    map[string]bool
+}
+
+// lamp is one user of other nodes with running calls.
+type lamp struct {
+	aor   pbxmesh.AOR
+	calls map[string]*remoteCall
+	next  State // what to show at the time at
+	again bool  // next has been shown and is repeated
+	at    time.Time
+	index int // in the heap, -1 when not in it
+}
+
+type remoteCall struct {
+	State
+	until time.Time
+}
+
+// NewLamps returns Lamps that does nothing before Run.
+func NewLamps(opts LampsOptions) *Lamps {
+	if opts.TTL <= 0 {
+		opts.TTL = DefaultCallTTL
+	}
+	opts.TTL = min(max(opts.TTL, minCallTTL), maxCallTTL)
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	if opts.Dial == nil {
+		opts.Dial = dialESL
+	}
+	log := opts.Logger.With("component", "native lamps")
+	return &Lamps{
+		opts: opts, log: log,
+		link:   link{dial: opts.Dial, cfg: opts.ESL, log: log, what: "lamps"},
+		teller: newTeller(opts.Exchange, KindCall, opts.Local, opts.TTL, log),
+		wake:   make(chan struct{}, 1),
+		lamps:  make(map[pbxmesh.AOR]*lamp),
+		epochs: make(map[pbxmesh.NodeID]string),
+	}
+}
+
+// Run works until ctx ends, which is the only error it returns.
+func (l *Lamps) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	wg.Go(func() { l.teller.publish(ctx) })
+	wg.Go(func() { l.teller.follow(ctx, l.hear) })
+	wg.Go(func() { l.tick(ctx) })
+	l.link.run(ctx, l.onEvent, l.linkState, l.session)
+	wg.Wait()
+	l.linkState(context.Cause(ctx))
+	return context.Cause(ctx)
+}
+
+// NodesChanged says that a node's state may have changed: the calls of one that is
+// down are over.
+func (l *Lamps) NodesChanged() { l.dropDead(time.Now()) }
+
+// Stats returns the present figures.
+func (l *Lamps) Stats() LampsStats {
+	told := l.teller.snapshot()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.stats
+	s.Told, s.Remote = told, l.calls
+	return s
+}
+
+func (l *Lamps) linkState(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.stats.Connected, l.stats.Error = err == nil, ""
+	if err != nil {
+		l.stats.Error = err.Error()
+	}
+}
+
+// hear takes another node's state.
+func (l *Lamps) hear(st State) {
+	now := time.Now()
+	st.TTL = min(max(st.TTL, minCallTTL), maxCallTTL)
+	if !st.Ended && l.opts.Nodes.Mesh().State(st.Node).Observed == pbxmesh.ObservedDown {
+		return // or its repetitions would light what dropDead puts out
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p := l.lamps[st.AOR]
+	id := string(st.Node) + "/" + st.Key
+	var old *remoteCall
+	if p != nil {
+		old = p.calls[id]
+	}
+	if old != nil && old.Run == st.Run && st.Seq <= old.Seq {
+		return
+	}
+	if st.Ended {
+		if old != nil {
+			l.drop(p, id, st, now)
+		}
+		return
+	}
+	if old == nil {
+		l.dropEpochs(st, now)
+		if l.calls >= maxCalls {
+			l.stats.Dropped++
+			return
+		}
+		l.calls++
+		if p = l.lamps[st.AOR]; p == nil {
+			p = &lamp{aor: st.AOR, calls: make(map[string]*remoteCall), index: -1}
+			l.lamps[st.AOR] = p
+		}
+	}
+	p.calls[id] = &remoteCall{State: st, until: now.Add(st.TTL)}
+	if old == nil || old.Run != st.Run || old.Change != st.Change {
+		l.show(p, st, now)
+	}
+}
+
+// dropEpochs ends the calls of an earlier life of the switch that st is from.
+func (l *Lamps) dropEpochs(st State, now time.Time) {
+	if l.epochs[st.Node] == st.Epoch {
+		return
+	}
+	l.epochs[st.Node] = st.Epoch
+	for _, p := range l.lamps {
+		for id, c := range p.calls {
+			if c.Node == st.Node && c.Epoch != st.Epoch && (c.Run != st.Run || c.Seq < st.Seq) {
+				l.drop(p, id, c.State, now)
+			}
+		}
+	}
+}
+
+// drop ends one call of p. With others left the lamp goes on showing one of them:
+// a full state without the ended call says that it is over.
+func (l *Lamps) drop(p *lamp, id string, st State, now time.Time) {
+	delete(p.calls, id)
+	l.calls--
+	if best, ok := p.best(); ok {
+		l.show(p, best, now)
+		return
+	}
+	st.Ended = true
+	l.show(p, st, now)
+}
+
+// best returns the call that the lamp should show.
+func (p *lamp) best() (State, bool) {
+	var best *remoteCall
+	for _, c := range p.calls {
+		if best == nil || weight(c.State) > weight(best.State) || weight(c.State) == weight(best.State) && c.Key < best.Key {
+			best = c
+		}
+	}
+	if best == nil {
+		return State{}, false
+	}
+	return best.State, true
+}
+
+// show queues st for p, in place of what was queued: only the newest matters.
+func (l *Lamps) show(p *lamp, st State, at time.Time) {
+	p.next, p.again, p.at = st, false, at
+	l.queue(p)
+}
+
+func (l *Lamps) queue(p *lamp) {
+	if p.index >= 0 {
+		heap.Fix(&l.due, p.index)
+	} else {
+		heap.Push(&l.due, p)
+	}
+	poke(l.wake)
+}
+
+// showAgain shows a running call of aor once more, in a moment.
+func (l *Lamps) showAgain(aor pbxmesh.AOR, delay time.Duration) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p := l.lamps[aor]
+	if p == nil {
+		return false
+	}
+	best, ok := p.best()
+	if ok {
+		l.show(p, best, time.Now().Add(delay))
+	}
+	return ok
+}
+
+// take returns what is to be shown now, or when something will be.
+func (l *Lamps) take(now time.Time) (p *lamp, st State, next time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.due) == 0 {
+		return nil, State{}, time.Time{}
+	}
+	if l.due[0].at.After(now) {
+		return nil, State{}, l.due[0].at
+	}
+	p = heap.Pop(&l.due).(*lamp)
+	return p, p.next, time.Time{}
+}
+
+// shown records that p was shown as st, or could not be.
+func (l *Lamps) shown(p *lamp, st State, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case err != nil:
+		if p.index < 0 {
+			l.queue(p)
+		}
+		return
+	case p.index >= 0: // something newer came meanwhile
+	case st.Ended && !p.again:
+		p.again, p.at = true, time.Now().Add(repeatEnd)
+		l.queue(p)
+	case len(p.calls) == 0:
+		delete(l.lamps, p.aor)
+	}
+	l.stats.Shown++
+}
+
+// tick ends what nobody repeats and repeats what is ours.
+func (l *Lamps) tick(ctx context.Context) {
+	t := time.NewTicker(time.Second)
+	defer t.Stop()
+	repeat := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-t.C:
+			l.dropDead(now)
+			if now.Sub(repeat) >= l.opts.TTL/3 {
+				repeat = now
+				l.teller.repeat()
+			}
+		}
+	}
+}
+
+func (l *Lamps) dropDead(now time.Time) {
+	mesh := l.opts.Nodes.Mesh()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, p := range l.lamps {
+		for id, c := range p.calls {
+			switch {
+			case !now.Before(c.until):
+				l.stats.Expired++
+				l.drop(p, id, c.State, now)
+			case mesh.State(c.Node).Observed == pbxmesh.ObservedDown:
+				l.stats.NodeLost++
+				l.drop(p, id, c.State, now)
+			}
+		}
+	}
+}
+
+// lampHeap is a min-heap of lamps by the time they are to be shown.
+type lampHeap []*lamp
+
+func (h lampHeap) Len() int           { return len(h) }
+func (h lampHeap) Less(i, j int) bool { return h[i].at.Before(h[j].at) }
+func (h lampHeap) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].index, h[j].index = i, j
+}
+
+// Push implements heap.Interface.
+func (h *lampHeap) Push(x any) {
+	p := x.(*lamp)
+	p.index = len(*h)
+	*h = append(*h, p)
+}
+
+// Pop implements heap.Interface.
+func (h *lampHeap) Pop() any {
+	old := *h
+	p := old[len(old)-1]
+	old[len(old)-1] = nil
+	p.index = -1
+	*h = old[:len(old)-1]
+	return p
+}
