@@ -1,0 +1,184 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/miekg/dns"
+
+	"pbxmesh"
+	"pbxmesh/dnsserver"
+	"pbxmesh/failover/latency"
+	"pbxmesh/internal/control"
+)
+
+// explainedTypes are the questions that a phone asks, with what it puts before the name.
+var explainedTypes = []struct {
+	prefix string
+	qtype  uint16
+}{{"", dns.TypeA}, {"", dns.TypeAAAA}, {"_sip._udp.", dns.TypeSRV}, {"", dns.TypeNAPTR}}
+
+// DNSExplain answers what a client gets from the name servers, and why. A daemon that is
+// no name server shows the choice without records: it is the same.
+func (a *App) DNSExplain(_ context.Context, name string, client netip.Addr) (*control.DNSExplainReply, error) {
+	client = client.Unmap()
+	name = dns.CanonicalName(name)
+	if _, ok := dns.IsDomainName(name); !ok {
+		return nil, fmt.Errorf("%w: %.80q is no domain name", control.ErrRefused, name)
+	}
+	mesh := a.tracker.Mesh()
+	choices := a.ranker.chooser.On(mesh)
+	d, block := choices.For(client)
+	why := choices.Why(client)
+	reply := &control.DNSExplainReply{
+		Name: strings.TrimSuffix(name, "."), Client: client, Answers: []control.DNSAnswer{}, Block: block,
+		Panic: d.Panic, Nodes: []control.DNSNode{}, Reasons: []string{},
+	}
+	if a.zone != nil {
+		reply.Answers = answers(a.zone, name, client)
+	} else {
+		reply.Reasons = append(reply.Reasons, "this daemon is no name server (dns.listen is empty): a name server with the same preferences chooses as shown; ask one for the records")
+	}
+	v := a.ranker.view.Load()
+	var e latency.Explanation
+	if v != nil {
+		e = v.Explain(client)
+	}
+	for i, id := range order(mesh, d) {
+		s := mesh.State(id)
+		n := control.DNSNode{Node: id, State: s.Effective().String(), Shed: s.Shed, Refuses: slices.Contains(why.Refuses, id)}
+		if i < len(d.Nodes) {
+			n.Place = i + 1
+		}
+		if v != nil {
+			figure(&n, v, &e)
+		}
+		reply.Nodes = append(reply.Nodes, n)
+	}
+	if len(d.Nodes) > 0 {
+		if next, _ := choices.Without(d.Nodes[0]).For(client); len(next.Nodes) > 0 && next.Nodes[0] != d.Nodes[0] {
+			reply.Next = next.Nodes[0]
+		}
+	}
+	reply.Rule, reply.Network = rule(&why, &e)
+	if reply.Rule == "latency" && e.Tried >= 0 {
+		reply.Tries = v.Nodes[e.Tried].ID
+	}
+	reply.Reasons = append(reply.Reasons, reasons(reply, v, &e)...)
+	return reply, nil
+}
+
+// answers asks the zone, as the client would.
+func answers(zone *dnsserver.Zone, name string, client netip.Addr) []control.DNSAnswer {
+	out := make([]control.DNSAnswer, 0, len(explainedTypes))
+	for _, t := range explainedTypes {
+		if _, fits := dns.IsDomainName(t.prefix + name); !fits {
+			continue
+		}
+		req := &dns.Msg{Question: []dns.Question{{Name: t.prefix + name, Qtype: t.qtype, Qclass: dns.ClassINET}}}
+		m := zone.Answer(req, client)
+		if m == nil {
+			continue
+		}
+		ans := control.DNSAnswer{Type: dns.TypeToString[t.qtype], Result: dns.RcodeToString[m.Rcode], Records: []string{}}
+		if t.prefix != "" {
+			ans.Type = strings.TrimSuffix(t.prefix, ".") + " " + ans.Type
+		}
+		for _, rr := range m.Answer {
+			h := rr.Header()
+			ans.Records = append(ans.Records, fmt.Sprintf("%d %s %s", h.Ttl, dns.TypeToString[h.Rrtype], strings.TrimPrefix(rr.String(), h.String())))
+		}
+		out = append(out, ans)
+	}
+	return out
+}
+
+// order returns the nodes of a decision, then the others by name.
+func order(mesh *pbxmesh.Mesh, d *dnsserver.Decision) []pbxmesh.NodeID {
+	out := slices.Clone(d.Nodes)
+	var rest []pbxmesh.NodeID
+	for id := range mesh.Nodes {
+		if !slices.Contains(out, id) {
+			rest = append(rest, id)
+		}
+	}
+	slices.Sort(rest)
+	return append(out, rest...)
+}
+
+// figure fills in what a view knows of a node.
+func figure(n *control.DNSNode, v *latency.View, e *latency.Explanation) {
+	i := slices.IndexFunc(v.Nodes, func(x pbxmesh.Node) bool { return x.ID == n.Node })
+	if i < 0 || i >= len(e.Figures) {
+		return
+	}
+	f := &e.Figures[i]
+	n.Score, n.Source, n.Own, n.Samples = f.Score, f.Source(), f.Own, f.Samples
+	n.Parent, n.AS, n.Distance, n.Lowest = f.Parent, f.AS, tenths(f.Prior), tenths(f.Lowest)
+	n.Evidence, n.Phones, n.Present = tenths(f.Evidence), tenths(f.Visits), e.Incumbent == i
+}
+
+func tenths(x float64) float64 { return math.Round(10*x) / 10 }
+
+// rule names what put the nodes in order.
+func rule(why *dnsserver.Why, e *latency.Explanation) (string, netip.Prefix) {
+	switch {
+	case why.Preference.IsValid():
+		return "preference", why.Preference
+	case why.Ranked.IsValid():
+		return "latency", why.Ranked
+	case why.Located:
+		return "distance", e.Where.Network
+	}
+	return "default order", netip.Prefix{}
+}
+
+// reasons says in words what the numbers do not.
+func reasons(r *control.DNSExplainReply, v *latency.View, e *latency.Explanation) []string {
+	var out []string
+	add := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	switch r.Rule {
+	case "preference":
+		add("dns.preferences of %v come first, whatever the latency", r.Network)
+	case "latency":
+		add("ranked by what is known of %v", r.Network)
+	case "distance":
+		add("nobody measured this client or its neighbours: ranked by distance")
+	default:
+		add("nothing is known of this client: dns.default_order, then names")
+	}
+	if r.Panic {
+		add("panic rule: fewer than half of the nodes take phones, the others follow the living ones")
+	}
+	if r.Rule == "latency" && v != nil {
+		if e.Kept {
+			add("%s is kept: most phones of the network are there, and no measured node is better by more than 10 ms and 15 %%", v.Nodes[e.Incumbent].ID)
+		}
+		if len(e.Try) > 0 {
+			names := make([]string, 0, len(e.Try))
+			for _, i := range e.Try {
+				names = append(names, string(v.Nodes[i].ID))
+			}
+			add("worth a try: %s, in %.1f %% of the time", strings.Join(names, ", "), float64(e.TryShare)/10)
+		}
+		if r.Tries != "" {
+			add("%s is tried just now, for at most %v", r.Tries, latency.Slot)
+		}
+	}
+	if e.Elsewhere {
+		add("the place of the client is wrong: it was measured nearer than light allows")
+	}
+	for i := range r.Nodes {
+		switch n := &r.Nodes[i]; {
+		case n.Refuses:
+			add("%s sends %.1f %% of the client networks elsewhere, this one among them", n.Node, float64(n.Shed)/10)
+		case n.Place == 0:
+			add("%s is %s, or has no address for phones", n.Node, n.State)
+		}
+	}
+	return out
+}
