@@ -1,0 +1,83 @@
+-- pbxmesh fsconf: the calls between nodes, for FusionPBX.
+--
+-- Run it with:  psql -v ON_ERROR_STOP=1 -d fusionpbx -f FILE
+-- Then, on the switch:
+--   rm -f /var/cache/fusionpbx/dialplan.far /var/cache/fusionpbx/configuration.acl.conf /var/cache/fusionpbx/*.configuration.sofia.conf
+--   fs_cli -x 'memcache delete dialplan:far'         (with memcached instead of files)
+--   fs_cli -x 'memcache delete configuration:acl.conf'
+--   fs_cli -x "memcache delete $(hostname):configuration:sofia.conf"
+--   fs_cli -x reloadacl
+--   fs_cli -x 'sofia profile far start'
+\set ON_ERROR_STOP on
+BEGIN;
+
+-- Rows of the same name that somebody else made are not touched.
+DO $pbxmesh$
+BEGIN
+  IF EXISTS (SELECT FROM v_sip_profiles WHERE sip_profile_name = 'far' AND sip_profile_uuid <> 'ca49bc4c-138a-5827-be2e-930c27d517d2'
+      AND COALESCE(sip_profile_hostname, '') IN ('', 'pbx-1.example.com')) THEN
+    RAISE EXCEPTION 'there is another SIP profile of the name far: delete it (Advanced, SIP Profiles), or name another one with freeswitch.mesh_profile';
+  END IF;
+  IF EXISTS (SELECT FROM v_access_controls WHERE access_control_name = 'far' AND access_control_uuid <> '41ec875a-9c65-5910-9c8c-7e00d92e73f0') THEN
+    RAISE EXCEPTION 'there is another access control of the name far: delete it (Advanced, Access Controls)';
+  END IF;
+  IF EXISTS (SELECT FROM v_dialplans WHERE dialplan_context = 'far' AND dialplan_uuid <> 'd5fac4e1-3a8a-5edb-bbd8-32c4287422ce') THEN
+    RAISE EXCEPTION 'there is another dialplan in the context far: delete it (Dialplan, Dialplan Manager)';
+  END IF;
+END
+$pbxmesh$;
+
+-- What an earlier run put in.
+DELETE FROM v_sip_profile_settings WHERE sip_profile_uuid = 'ca49bc4c-138a-5827-be2e-930c27d517d2';
+DELETE FROM v_sip_profiles WHERE sip_profile_uuid = 'ca49bc4c-138a-5827-be2e-930c27d517d2';
+DELETE FROM v_dialplan_details WHERE dialplan_uuid = 'd5fac4e1-3a8a-5edb-bbd8-32c4287422ce';
+DELETE FROM v_dialplans WHERE dialplan_uuid = 'd5fac4e1-3a8a-5edb-bbd8-32c4287422ce';
+DELETE FROM v_access_control_nodes WHERE access_control_uuid = '41ec875a-9c65-5910-9c8c-7e00d92e73f0';
+DELETE FROM v_access_controls WHERE access_control_uuid = '41ec875a-9c65-5910-9c8c-7e00d92e73f0';
+
+INSERT INTO v_sip_profiles (sip_profile_uuid, sip_profile_name, sip_profile_hostname, sip_profile_enabled, sip_profile_description)
+VALUES ('ca49bc4c-138a-5827-be2e-930c27d517d2', 'far', 'pbx-1.example.com', 'true', 'pbxmesh: calls between nodes. Written by pbxmesh fsconf.');
+INSERT INTO v_sip_profile_settings (sip_profile_setting_uuid, sip_profile_uuid, sip_profile_setting_name, sip_profile_setting_value, sip_profile_setting_enabled, sip_profile_setting_description)
+VALUES
+  ('f6723f4c-de1c-5383-9ad4-3cc429b6e440', 'ca49bc4c-138a-5827-be2e-930c27d517d2', 'sip-ip', '10.0.0.5', 'true', ''),
+  ('6d1105a1-77c1-560f-b3d6-03a1da41d942', 'ca49bc4c-138a-5827-be2e-930c27d517d2', 'rtp-ip', '10.0.0.5', 'true', ''),
+  ('0537f5a3-2ddd-5048-aa5a-76969bd1a520', 'ca49bc4c-138a-5827-be2e-930c27d517d2', 'sip-port', '5090', 'true', ''),
+  ('f1e1ad20-8854-5b20-b538-ae4c2849ef19', 'ca49bc4c-138a-5827-be2e-930c27d517d2', 'ext-sip-ip', '192.0.2.10', 'true', 'node.mesh_address: what the other nodes reach through the router'),
+  ('7edeb85a-a7de-5c94-96dd-39d6ab4c56ee', 'ca49bc4c-138a-5827-be2e-930c27d517d2', 'ext-rtp-ip', '192.0.2.10', 'true', ''),
+  ('0c7c43d7-d3ec-5ef4-9632-9fe12682d1d9', 'ca49bc4c-138a-5827-be2e-930c27d517d2', 'dialplan', 'XML', 'true', ''),
+  ('0e839e23-9a82-5249-8363-fa7b6b17c9a1', 'ca49bc4c-138a-5827-be2e-930c27d517d2', 'context', 'far', 'true', 'rings devices of this switch only: a call between nodes cannot loop'),
+  ('54033503-cbae-51eb-903c-03b37fa46dcc', 'ca49bc4c-138a-5827-be2e-930c27d517d2', 'auth-calls', 'true', 'true', 'whom the list lets in is not asked for a password; others are, and have none'),
+  ('2cf92cc6-dfb6-5a43-9230-0718619c81ba', 'ca49bc4c-138a-5827-be2e-930c27d517d2', 'apply-inbound-acl', 'far', 'true', 'the nodes of the mesh, see acl.conf'),
+  ('69a36bc7-a552-5105-8ff0-dcb5bbb458d3', 'ca49bc4c-138a-5827-be2e-930c27d517d2', 'disable-register', 'true', 'true', ''),
+  ('51aebc96-8b7f-52b0-baab-a97278a9d4c8', 'ca49bc4c-138a-5827-be2e-930c27d517d2', 'manage-presence', 'false', 'true', 'lamps belong to the phones'' profiles'),
+  ('f7d29561-cc9a-568d-9f7d-81453945b8d2', 'ca49bc4c-138a-5827-be2e-930c27d517d2', 'multiple-registrations', 'true', 'true', 'one row for each remote node that a user is on'),
+  ('29b3c7ee-a366-5e0a-a9d5-752e8966324a', 'ca49bc4c-138a-5827-be2e-930c27d517d2', 'timer-T1X64', '4000', 'true', 'a call to a dead node fails after 4 s instead of 32 s'),
+  ('066894e8-8f2f-5f8c-856e-e11d82d17bf8', 'ca49bc4c-138a-5827-be2e-930c27d517d2', 'inbound-codec-prefs', '$${global_codec_prefs}', 'true', ''),
+  ('07583236-267c-581d-af11-f11977fd793f', 'ca49bc4c-138a-5827-be2e-930c27d517d2', 'outbound-codec-prefs', '$${global_codec_prefs}', 'true', ''),
+  ('2d5007a6-93d4-5d6c-8128-1ebdd8435894', 'ca49bc4c-138a-5827-be2e-930c27d517d2', 'rtp-timer-name', 'soft', 'true', '');
+
+-- FusionPBX puts its global dialplans (user_exists and others) into every context, in
+-- the order of dialplan_order: 5 is before them.
+INSERT INTO v_dialplans (dialplan_uuid, app_uuid, dialplan_context, dialplan_name, dialplan_order, dialplan_continue, dialplan_enabled, dialplan_description, dialplan_xml)
+VALUES ('d5fac4e1-3a8a-5edb-bbd8-32c4287422ce', '742714e5-8cdf-32fd-462c-cbe7e3d655db', 'far', 'far-in', 5, 'false', 'true', 'pbxmesh: calls between nodes. Written by pbxmesh fsconf.', '<extension name="far-in" continue="false" uuid="d5fac4e1-3a8a-5edb-bbd8-32c4287422ce">
+  <condition field="${sip_req_host}" expression="^[A-Za-z0-9._-]{1,253}$"/>
+  <condition field="destination_number" expression="^([A-Za-z0-9._+-]{1,64})$">
+    <action application="bridge" data="{presence_id=$1@${sip_req_host}}${sofia_contact(internal/$1@${sip_req_host})},${sofia_contact(internal-ipv6/$1@${sip_req_host})}"/>
+  </condition>
+</extension>
+');
+INSERT INTO v_dialplan_details (dialplan_detail_uuid, dialplan_uuid, dialplan_detail_tag, dialplan_detail_type, dialplan_detail_data, dialplan_detail_group, dialplan_detail_order, dialplan_detail_enabled)
+VALUES
+  ('4b9242af-1eda-5937-8391-c86e1b08b3b7', 'd5fac4e1-3a8a-5edb-bbd8-32c4287422ce', 'condition', '${sip_req_host}', '^[A-Za-z0-9._-]{1,253}$', 0, 5, 'true'),
+  ('b40d890e-91ec-5af7-bcf3-8317079ebd8a', 'd5fac4e1-3a8a-5edb-bbd8-32c4287422ce', 'condition', 'destination_number', '^([A-Za-z0-9._+-]{1,64})$', 0, 10, 'true'),
+  ('324bd3a6-265a-5b38-8672-3c6b6663dbec', 'd5fac4e1-3a8a-5edb-bbd8-32c4287422ce', 'action', 'bridge', '{presence_id=$1@${sip_req_host}}${sofia_contact(internal/$1@${sip_req_host})},${sofia_contact(internal-ipv6/$1@${sip_req_host})}', 0, 15, 'true');
+
+INSERT INTO v_access_controls (access_control_uuid, access_control_name, access_control_default, access_control_description)
+VALUES ('41ec875a-9c65-5910-9c8c-7e00d92e73f0', 'far', 'deny', 'pbxmesh: calls between nodes. Written by pbxmesh fsconf.');
+INSERT INTO v_access_control_nodes (access_control_node_uuid, access_control_uuid, node_type, node_cidr, node_description)
+VALUES
+  ('b63103cb-057b-5bdd-9d66-c4ac81680759', '41ec875a-9c65-5910-9c8c-7e00d92e73f0', 'allow', '192.0.2.10/32', 'buffalo'),
+  ('0a9c339b-b033-5699-98b0-5c1b69d0d4f0', '41ec875a-9c65-5910-9c8c-7e00d92e73f0', 'allow', '198.51.100.20/32', 'london'),
+  ('b98fb079-1d5c-5b14-b10b-869644a8d5f9', '41ec875a-9c65-5910-9c8c-7e00d92e73f0', 'allow', '2001:db8::30/128', 'singapore');
+
+COMMIT;

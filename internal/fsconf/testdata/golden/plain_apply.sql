@@ -1,0 +1,79 @@
+-- pbxmesh fsconf: the calls between nodes, for FusionPBX.
+--
+-- Run it with:  psql -v ON_ERROR_STOP=1 -d fusionpbx -f FILE
+-- Then, on the switch:
+--   rm -f /var/cache/fusionpbx/dialplan.mesh /var/cache/fusionpbx/configuration.acl.conf /var/cache/fusionpbx/*.configuration.sofia.conf
+--   fs_cli -x 'memcache delete dialplan:mesh'         (with memcached instead of files)
+--   fs_cli -x 'memcache delete configuration:acl.conf'
+--   fs_cli -x "memcache delete $(hostname):configuration:sofia.conf"
+--   fs_cli -x reloadacl
+--   fs_cli -x 'sofia profile mesh start'
+\set ON_ERROR_STOP on
+BEGIN;
+
+-- Rows of the same name that somebody else made are not touched.
+DO $pbxmesh$
+BEGIN
+  IF EXISTS (SELECT FROM v_sip_profiles WHERE sip_profile_name = 'mesh' AND sip_profile_uuid <> 'f1a9e6c3-ac42-5fcf-b153-4981563e7a87') THEN
+    RAISE EXCEPTION 'there is another SIP profile of the name mesh: delete it (Advanced, SIP Profiles), or name another one with freeswitch.mesh_profile';
+  END IF;
+  IF EXISTS (SELECT FROM v_access_controls WHERE access_control_name = 'mesh' AND access_control_uuid <> '045b210c-d76c-5625-8b51-e5604dd226ba') THEN
+    RAISE EXCEPTION 'there is another access control of the name mesh: delete it (Advanced, Access Controls)';
+  END IF;
+  IF EXISTS (SELECT FROM v_dialplans WHERE dialplan_context = 'mesh' AND dialplan_uuid <> '4e813313-7338-54b6-ae1a-2da7e4a25947') THEN
+    RAISE EXCEPTION 'there is another dialplan in the context mesh: delete it (Dialplan, Dialplan Manager)';
+  END IF;
+END
+$pbxmesh$;
+
+-- What an earlier run put in.
+DELETE FROM v_sip_profile_settings WHERE sip_profile_uuid = 'f1a9e6c3-ac42-5fcf-b153-4981563e7a87';
+DELETE FROM v_sip_profiles WHERE sip_profile_uuid = 'f1a9e6c3-ac42-5fcf-b153-4981563e7a87';
+DELETE FROM v_dialplan_details WHERE dialplan_uuid = '4e813313-7338-54b6-ae1a-2da7e4a25947';
+DELETE FROM v_dialplans WHERE dialplan_uuid = '4e813313-7338-54b6-ae1a-2da7e4a25947';
+DELETE FROM v_access_control_nodes WHERE access_control_uuid = '045b210c-d76c-5625-8b51-e5604dd226ba';
+DELETE FROM v_access_controls WHERE access_control_uuid = '045b210c-d76c-5625-8b51-e5604dd226ba';
+
+INSERT INTO v_sip_profiles (sip_profile_uuid, sip_profile_name, sip_profile_hostname, sip_profile_enabled, sip_profile_description)
+VALUES ('f1a9e6c3-ac42-5fcf-b153-4981563e7a87', 'mesh', NULL, 'true', 'pbxmesh: calls between nodes. Written by pbxmesh fsconf.');
+INSERT INTO v_sip_profile_settings (sip_profile_setting_uuid, sip_profile_uuid, sip_profile_setting_name, sip_profile_setting_value, sip_profile_setting_enabled, sip_profile_setting_description)
+VALUES
+  ('a0090858-ed1f-53c3-ab31-bfad6ba588f8', 'f1a9e6c3-ac42-5fcf-b153-4981563e7a87', 'sip-ip', '192.0.2.10', 'true', ''),
+  ('36eefae3-7d4a-5eb8-ab07-9ba6744a488b', 'f1a9e6c3-ac42-5fcf-b153-4981563e7a87', 'rtp-ip', '192.0.2.10', 'true', ''),
+  ('d48bbd8e-be94-55a2-b6e9-512648e269f4', 'f1a9e6c3-ac42-5fcf-b153-4981563e7a87', 'sip-port', '5090', 'true', ''),
+  ('c8dccf6b-ae71-57b3-b5be-cedc21feebbf', 'f1a9e6c3-ac42-5fcf-b153-4981563e7a87', 'dialplan', 'XML', 'true', ''),
+  ('9c92ff00-b44b-5082-9e2e-82dcedc981fa', 'f1a9e6c3-ac42-5fcf-b153-4981563e7a87', 'context', 'mesh', 'true', 'rings devices of this switch only: a call between nodes cannot loop'),
+  ('fc571110-e3a3-5d98-9a5f-c3a4e96b8976', 'f1a9e6c3-ac42-5fcf-b153-4981563e7a87', 'auth-calls', 'true', 'true', 'whom the list lets in is not asked for a password; others are, and have none'),
+  ('08b220d2-7459-5b4e-b103-e4dae81f2b11', 'f1a9e6c3-ac42-5fcf-b153-4981563e7a87', 'apply-inbound-acl', 'mesh', 'true', 'the nodes of the mesh, see acl.conf'),
+  ('3f524d1f-b0e4-5d97-94ed-3c3f0c7c5ded', 'f1a9e6c3-ac42-5fcf-b153-4981563e7a87', 'disable-register', 'true', 'true', ''),
+  ('b88e6699-3825-59b5-bc29-21cc80f2e1e4', 'f1a9e6c3-ac42-5fcf-b153-4981563e7a87', 'manage-presence', 'false', 'true', 'lamps belong to the phones'' profiles'),
+  ('e88f7aaf-196b-5b2d-bb46-9af909f6d91f', 'f1a9e6c3-ac42-5fcf-b153-4981563e7a87', 'multiple-registrations', 'true', 'true', 'one row for each remote node that a user is on'),
+  ('79566f73-e097-5bba-8784-501c8ca16bca', 'f1a9e6c3-ac42-5fcf-b153-4981563e7a87', 'timer-T1X64', '4000', 'true', 'a call to a dead node fails after 4 s instead of 32 s'),
+  ('1bd8817b-6ceb-504a-a62a-ab2331a9b8d4', 'f1a9e6c3-ac42-5fcf-b153-4981563e7a87', 'inbound-codec-prefs', '$${global_codec_prefs}', 'true', ''),
+  ('716a2392-4ef8-505a-b1c9-eb4a53631898', 'f1a9e6c3-ac42-5fcf-b153-4981563e7a87', 'outbound-codec-prefs', '$${global_codec_prefs}', 'true', ''),
+  ('ced7a921-8cf5-5ea8-95b3-68a16e4c696d', 'f1a9e6c3-ac42-5fcf-b153-4981563e7a87', 'rtp-timer-name', 'soft', 'true', '');
+
+-- FusionPBX puts its global dialplans (user_exists and others) into every context, in
+-- the order of dialplan_order: 5 is before them.
+INSERT INTO v_dialplans (dialplan_uuid, app_uuid, dialplan_context, dialplan_name, dialplan_order, dialplan_continue, dialplan_enabled, dialplan_description, dialplan_xml)
+VALUES ('4e813313-7338-54b6-ae1a-2da7e4a25947', '742714e5-8cdf-32fd-462c-cbe7e3d655db', 'mesh', 'mesh-in', 5, 'false', 'true', 'pbxmesh: calls between nodes. Written by pbxmesh fsconf.', '<extension name="mesh-in" continue="false" uuid="4e813313-7338-54b6-ae1a-2da7e4a25947">
+  <condition field="${sip_req_host}" expression="^[A-Za-z0-9._-]{1,253}$"/>
+  <condition field="destination_number" expression="^([A-Za-z0-9._+-]{1,64})$">
+    <action application="bridge" data="{presence_id=$1@${sip_req_host}}${sofia_contact(internal/$1@${sip_req_host})}"/>
+  </condition>
+</extension>
+');
+INSERT INTO v_dialplan_details (dialplan_detail_uuid, dialplan_uuid, dialplan_detail_tag, dialplan_detail_type, dialplan_detail_data, dialplan_detail_group, dialplan_detail_order, dialplan_detail_enabled)
+VALUES
+  ('4e041b2e-7912-59f2-a848-50f0e749e097', '4e813313-7338-54b6-ae1a-2da7e4a25947', 'condition', '${sip_req_host}', '^[A-Za-z0-9._-]{1,253}$', 0, 5, 'true'),
+  ('3cb660f0-d870-5051-9cef-3b77f9e1468a', '4e813313-7338-54b6-ae1a-2da7e4a25947', 'condition', 'destination_number', '^([A-Za-z0-9._+-]{1,64})$', 0, 10, 'true'),
+  ('82b859ae-d562-5581-a54b-d3abe9a52e04', '4e813313-7338-54b6-ae1a-2da7e4a25947', 'action', 'bridge', '{presence_id=$1@${sip_req_host}}${sofia_contact(internal/$1@${sip_req_host})}', 0, 15, 'true');
+
+INSERT INTO v_access_controls (access_control_uuid, access_control_name, access_control_default, access_control_description)
+VALUES ('045b210c-d76c-5625-8b51-e5604dd226ba', 'mesh', 'deny', 'pbxmesh: calls between nodes. Written by pbxmesh fsconf.');
+INSERT INTO v_access_control_nodes (access_control_node_uuid, access_control_uuid, node_type, node_cidr, node_description)
+VALUES
+  ('22a80380-61e6-5caf-82b5-69b36dd182f1', '045b210c-d76c-5625-8b51-e5604dd226ba', 'allow', '192.0.2.10/32', 'buffalo'),
+  ('9c9f7805-2513-5300-9aed-87608553a032', '045b210c-d76c-5625-8b51-e5604dd226ba', 'allow', '198.51.100.20/32', 'london');
+
+COMMIT;
