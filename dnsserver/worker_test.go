@@ -251,7 +251,9 @@ func TestMadeUpNamesDoNotPushOut(t *testing.T) {
 	t.Parallel()
 	z, _ := newTestZone(t, threeTowns(nil))
 	w := newWorker(testResponder(z), z.log)
-	w.cache = newAnswerCache(256, cacheBytes)
+	// So many places that five of the names in use hardly ever meet in a set of four:
+	// in a fuller cache they push each other out, which is not what this is about.
+	w.cache = newAnswerCache(4096, cacheBytes)
 	ask := func(name string) bool {
 		m := new(dns.Msg)
 		m.SetQuestion(name, dns.TypeA)
@@ -272,7 +274,7 @@ func TestMadeUpNamesDoNotPushOut(t *testing.T) {
 			kept++
 		}
 	}
-	if kept < 950 {
+	if kept < 990 {
 		t.Errorf("%d of 1000 queries for names in use came from the cache, want nearly all", kept)
 	}
 }

@@ -31,13 +31,12 @@ func enableICMPErrors(c *net.UDPConn) error {
 }
 
 // readICMPErrors empties the error queue, at most 64 entries a call, and returns
-// the destinations that cannot be reached. It does not block.
-func readICMPErrors(c *net.UDPConn) []netip.AddrPort {
+// the destinations that cannot be reached and how many entries it read. It does not block.
+func readICMPErrors(c *net.UDPConn) (refused []netip.AddrPort, read int) {
 	raw, err := c.SyscallConn()
 	if err != nil {
-		return nil
+		return nil, 0
 	}
-	var addrs []netip.AddrPort
 	_ = raw.Control(func(fd uintptr) {
 		var data [1]byte
 		var oob [512]byte
@@ -46,19 +45,20 @@ func readICMPErrors(c *net.UDPConn) []netip.AddrPort {
 			if err != nil {
 				return
 			}
+			read++
 			if !isRefusal(oob[:oobn]) {
 				continue
 			}
 			// The name of a queued error is where the packet was sent to.
 			switch a := from.(type) {
 			case *unix.SockaddrInet4:
-				addrs = append(addrs, netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port)))
+				refused = append(refused, netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port)))
 			case *unix.SockaddrInet6:
-				addrs = append(addrs, netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), uint16(a.Port)))
+				refused = append(refused, netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), uint16(a.Port)))
 			}
 		}
 	})
-	return addrs
+	return refused, read
 }
 
 // isRefusal reports whether the control messages hold an error that means "nobody

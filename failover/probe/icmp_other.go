@@ -10,4 +10,4 @@ import (
 // Elsewhere a closed port costs the timeout like a silent one.
 func enableICMPErrors(*net.UDPConn) error { return nil }
 
-func readICMPErrors(*net.UDPConn) []netip.AddrPort { return nil }
+func readICMPErrors(*net.UDPConn) ([]netip.AddrPort, int) { return nil, 0 }

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"syscall"
 )
 
 // socket stands between the kernel and sipgo. It hands on nothing but answers of
@@ -24,9 +25,9 @@ type socket struct {
 	last    atomic.Pointer[error]
 }
 
-// maxReadErrors in a row mean a broken socket, not ICMP: one error comes per
+// maxPending errors in a row mean a broken socket, not ICMP: one error comes per
 // packet sent at most.
-const maxReadErrors = 1000
+const maxPending = 1000
 
 func listen(local netip.AddrPort, awaited func(netip.AddrPort) bool, refused func(netip.AddrPort)) (*socket, error) {
 	var laddr *net.UDPAddr
@@ -66,7 +67,7 @@ func (s *socket) ReadFrom(b []byte) (int, net.Addr, error) {
 			if errors.Is(err, net.ErrClosed) {
 				return 0, nil, err
 			}
-			if failed++; failed > maxReadErrors {
+			if failed++; failed > maxPending {
 				s.last.Store(&err)
 				return 0, nil, err
 			}
@@ -91,22 +92,27 @@ func (s *socket) WriteTo(b []byte, to net.Addr) (int, error) {
 	return s.write(b, to)
 }
 
-// write sends b. The kernel reports a pending ICMP error of some earlier packet at the
-// next send to anybody, so the first error is not this packet's.
+// write sends b. The kernel reports pending ICMP errors of earlier packets at the next
+// sends to anybody, one each, and more may come in meanwhile: those errors are not this
+// packet's. A refusal never is, even when the reader took it off the queue before us.
 func (s *socket) write(b []byte, to net.Addr) (int, error) {
-	n, err := s.UDPConn.WriteTo(b, to)
-	if err != nil && !errors.Is(err, net.ErrClosed) && s.drain() {
-		n, err = s.UDPConn.WriteTo(b, to)
+	for try := 0; ; try++ {
+		n, err := s.UDPConn.WriteTo(b, to)
+		if err == nil || errors.Is(err, net.ErrClosed) || try == maxPending {
+			return n, err
+		}
+		if !s.drain() && try > 0 && !errors.Is(err, syscall.ECONNREFUSED) {
+			return n, err
+		}
 	}
-	return n, err
 }
 
 // drain reads the socket's error queue and reports each refused address. It
 // returns whether there was anything.
 func (s *socket) drain() bool {
-	refused := readICMPErrors(s.UDPConn)
+	refused, read := readICMPErrors(s.UDPConn)
 	for _, addr := range refused {
 		s.refused(addr)
 	}
-	return len(refused) > 0
+	return read > 0
 }
