@@ -41,17 +41,25 @@ func TestForeignDataInRedis(t *testing.T) {
 		}
 		return tag + "rec:" + term
 	}
+	// In one step, or the owner writes its own between the two.
+	replace := func(t *testing.T, c *redis.Client, key string, write func(redis.Pipeliner, string)) error {
+		t.Helper()
+		_, err := c.TxPipelined(t.Context(), func(p redis.Pipeliner) error {
+			p.Del(t.Context(), key)
+			write(p, key)
+			return nil
+		})
+		return err
+	}
 	for name, harm := range map[string]func(t *testing.T, c *redis.Client) error{
 		"the log is a string":  func(t *testing.T, c *redis.Client) error { return c.Set(t.Context(), tag+"log", "x", 0).Err() },
 		"the meta is a string": func(t *testing.T, c *redis.Client) error { return c.Set(t.Context(), tag+"meta", "x", 0).Err() },
 		"the lease is a list": func(t *testing.T, c *redis.Client) error {
-			c.Del(t.Context(), tag+"lease")
-			return c.RPush(t.Context(), tag+"lease", "x").Err()
+			return replace(t, c, tag+"lease", func(p redis.Pipeliner, key string) { p.RPush(t.Context(), key, "x") })
 		},
 		"the lease is no JSON": func(t *testing.T, c *redis.Client) error { return c.Set(t.Context(), tag+"lease", `{"v":1`, 0).Err() },
 		"the members are a set": func(t *testing.T, c *redis.Client) error {
-			c.Del(t.Context(), "pbxmesh:members")
-			return c.SAdd(t.Context(), "pbxmesh:members", "x").Err()
+			return replace(t, c, "pbxmesh:members", func(p redis.Pipeliner, key string) { p.SAdd(t.Context(), key, "x") })
 		},
 		"hostile members": func(t *testing.T, c *redis.Client) error {
 			return c.HSet(t.Context(), "pbxmesh:members", "x}y", "{}", "paris", "null").Err()
