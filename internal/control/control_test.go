@@ -272,7 +272,7 @@ func TestNoDaemon(t *testing.T) {
 	for _, tc := range cases {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			c, err := NewClient(tc.address, "", 200*time.Millisecond)
+			c, err := NewClient(tc.address, "", stall)
 			if err != nil {
 				t.Fatal(err)
 			}

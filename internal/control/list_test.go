@@ -13,11 +13,15 @@ import (
 	"pbxmesh"
 )
 
-func listServer(t *testing.T, b Backend) (*httptest.Server, *Client) {
+// stall is how long a client waits for more: a daemon that does answer must do so
+// within it, on a busy machine too.
+const stall = 2 * time.Second
+
+func listServer(t *testing.T, b Backend, timeout time.Duration) (*httptest.Server, *Client) {
 	t.Helper()
 	server := httptest.NewServer(NewHandler(b, ""))
 	t.Cleanup(server.Close)
-	client, err := NewClient(server.Listener.Addr().String(), "", 300*time.Millisecond)
+	client, err := NewClient(server.Listener.Addr().String(), "", timeout)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,7 +49,7 @@ func TestListAll(t *testing.T) {
 			return nil, fmt.Errorf("asked for %+v", q)
 		}
 		return &ListEnd{Count: many, DataAge: 2, Source: SourceReplica}, give(many, each)
-	}})
+	}}, stall)
 	n := 0
 	q := ListQuery{Node: "london", Domain: "pbx.test", User: "1*", Limit: 7}
 	end, err := client.ListAll(t.Context(), q, func(l *Listed) error {
@@ -63,7 +67,7 @@ func TestListAll(t *testing.T) {
 	n = 0
 	if _, err := client.ListAll(t.Context(), q, func(*Listed) error {
 		if n++; n == 2 {
-			time.Sleep(400 * time.Millisecond)
+			time.Sleep(stall + stall/10)
 		}
 		if n == many-1 {
 			return enough
@@ -93,6 +97,10 @@ func TestListAllFails(t *testing.T) {
 		"hangs at first": {0, nil, nil, true, func(err error) bool { return errors.Is(err, ErrNoDaemon) }},
 		"hangs later":    {5000, nil, nil, true, func(err error) bool { return errors.Is(err, ErrCutOff) }},
 	} {
+		timeout := 10 * stall
+		if test.hang {
+			timeout = stall
+		}
 		_, client := listServer(t, Backend{ListAll: func(ctx context.Context, _ ListQuery, each func(*Listed) error) (*ListEnd, error) {
 			if err := give(test.give, each); err != nil {
 				return nil, err
@@ -105,7 +113,7 @@ func TestListAllFails(t *testing.T) {
 				return nil, ctx.Err()
 			}
 			return test.end, test.err
-		}})
+		}}, timeout)
 		if _, err := client.ListAll(t.Context(), ListQuery{}, func(*Listed) error { return nil }); err == nil || !test.ok(err) {
 			t.Errorf("%s: err %v", name, err)
 		}
@@ -120,7 +128,7 @@ func TestListAllIsBounded(t *testing.T) {
 		begun <- struct{}{}
 		<-release
 		return &ListEnd{}, nil
-	}})
+	}}, stall)
 	done := make(chan error, maxStreams)
 	for range maxStreams {
 		go func() {
@@ -149,7 +157,7 @@ func TestListAllIsBounded(t *testing.T) {
 
 func TestListRefuses(t *testing.T) {
 	t.Parallel()
-	server, _ := listServer(t, Backend{List: func(context.Context, ListQuery) (*ListReply, error) { return &ListReply{}, nil }})
+	server, _ := listServer(t, Backend{List: func(context.Context, ListQuery) (*ListReply, error) { return &ListReply{}, nil }}, stall)
 	for query, want := range map[string]int{
 		"": 200, "limit=10000": 200, "limit=0": 400, "limit=10001": 400, "limit=x": 400, "cursor=1": 400, "cursor=1%40b": 200, "node=-": 400, "node=a&node=b": 400, "other=1": 400,
 	} {
