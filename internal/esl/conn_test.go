@@ -127,7 +127,7 @@ func TestConnLateReplyNeverReachesTheNextCaller(t *testing.T) {
 		w.api("late\n")
 		w.obey()
 	})
-	c := dialTest(t, Config{Address: sw.addr(), CommandTimeout: 50 * time.Millisecond})
+	c := dialTest(t, Config{Address: sw.addr(), CommandTimeout: time.Second})
 	ctx := testContext(t)
 	if out, err := c.API(ctx, "slow"); !errors.Is(err, ErrTimeout) || !strings.Contains(err.Error(), "slow") {
 		t.Errorf("API(slow) = %q, %v; want ErrTimeout naming the command", out, err)
@@ -194,7 +194,7 @@ func TestConnKeepAlive(t *testing.T) {
 		}
 		w.hang()
 	})
-	c := dialTest(t, Config{Address: sw.addr(), KeepAlive: 10 * time.Millisecond, CommandTimeout: 100 * time.Millisecond})
+	c := dialTest(t, Config{Address: sw.addr(), KeepAlive: 10 * time.Millisecond, CommandTimeout: time.Second})
 	for range 3 {
 		if got := recv(t, "sign of life", asked); got != "api uptime" {
 			t.Errorf("asked %q", got)
@@ -238,7 +238,7 @@ func TestConnEndsForAnyReadError(t *testing.T) {
 					tc.act(w)
 				}
 			})
-			c := dialTest(t, Config{Address: sw.addr(), MaxFrame: 100000, CommandTimeout: 200 * time.Millisecond})
+			c := dialTest(t, Config{Address: sw.addr(), MaxFrame: 100000, CommandTimeout: 2 * time.Second})
 			recv(t, "Done", c.Done())
 			if err := c.Err(); !errors.Is(err, tc.want) || !strings.Contains(err.Error(), sw.addr()) {
 				t.Errorf("Err: %v; want %v with the address", err, tc.want)

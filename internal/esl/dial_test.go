@@ -55,7 +55,7 @@ func TestDialFailuresLeakNothing(t *testing.T) {
 				}
 			}
 			if silent {
-				check(dial(500 * time.Millisecond))
+				check(dial(2 * time.Second))
 			} else {
 				check(dial(waitLong))
 			}

@@ -150,7 +150,7 @@ func TestSentinel(t *testing.T) {
 // Whatever keeps Redis from answering or writing is unavailable, in bounded time.
 func TestUnavailable(t *testing.T) {
 	t.Parallel()
-	const timeout = 300 * time.Millisecond
+	const timeout = time.Second
 	for name, harm := range map[string]func(t *testing.T, r *registrytest.Redis) error{
 		"killed": func(_ *testing.T, r *registrytest.Redis) error { return r.Kill() },
 		"paused": func(_ *testing.T, r *registrytest.Redis) error { return r.Pause() },
