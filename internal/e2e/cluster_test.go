@@ -32,7 +32,7 @@ const (
 
 	// soon bounds everything that happens by itself. It is generous because these
 	// tests share two cores with others; what is measured is printed, not asserted.
-	soon = 15 * time.Second
+	soon = 30 * time.Second
 
 	// lateMargin is how long the switches keep a registration past its expiry.
 	lateMargin = 2 * time.Second
