@@ -8,7 +8,8 @@ import (
 	"pbxmesh/registry"
 )
 
-// List answers one page of registrations, from the replica alone.
+// List answers one page of registrations, from the replica alone. A node that is none
+// is control.ErrRefused.
 func (a *App) List(_ context.Context, q control.ListQuery) (*control.ListReply, error) {
 	f, err := registry.NewFilter(string(q.Node), q.Domain, q.User)
 	if err != nil {
@@ -17,6 +18,9 @@ func (a *App) List(_ context.Context, q control.ListQuery) (*control.ListReply, 
 	now := a.now()
 	age, err := a.age(now)
 	if err != nil {
+		return nil, err
+	}
+	if err := a.listed(q.Node); err != nil {
 		return nil, err
 	}
 	mesh := a.tracker.Mesh()
@@ -33,6 +37,15 @@ func (a *App) List(_ context.Context, q control.ListQuery) (*control.ListReply, 
 	return reply, nil
 }
 
+// listed refuses a node that is none: an empty list would look like an empty node.
+func (a *App) listed(node pbxmesh.NodeID) error {
+	if node == "" {
+		return nil
+	}
+	_, err := a.member(node)
+	return err
+}
+
 // ListAll calls each for every live registration that q selects. It holds the
 // registrations of a 256th of all extensions at a time, or pointers to one node's.
 func (a *App) ListAll(ctx context.Context, q control.ListQuery, each func(*control.Listed) error) (*control.ListEnd, error) {
@@ -42,6 +55,9 @@ func (a *App) ListAll(ctx context.Context, q control.ListQuery, each func(*contr
 	}
 	age, err := a.age(a.now())
 	if err != nil {
+		return nil, err
+	}
+	if err := a.listed(q.Node); err != nil {
 		return nil, err
 	}
 	end := &control.ListEnd{DataAge: control.SecondsOf(age), Source: control.SourceReplica}

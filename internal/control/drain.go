@@ -156,10 +156,6 @@ func (h *handler) drain(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), answerTimeout)
 	defer cancel()
 	reply, err := h.b.Drain(ctx, node)
-	if errors.Is(err, ErrRefused) {
-		writeError(w, http.StatusNotFound, err.Error(), "")
-		return
-	}
 	answer(w, reply, err)
 }
 

@@ -34,7 +34,8 @@ type Backend struct {
 	Explain func(ctx context.Context, aor pbxmesh.AOR, fromMesh bool) (*ExplainReply, error)
 
 	// List answers one page. ListAll calls each for everything that is selected and
-	// returns how it ended; it has an hour, and stops at an error of each.
+	// returns how it ended; it has an hour, and stops at an error of each. ErrRefused is a
+	// 404 with its text.
 	List    func(ctx context.Context, q ListQuery) (*ListReply, error)
 	ListAll func(ctx context.Context, q ListQuery, each func(*Listed) error) (*ListEnd, error)
 
@@ -328,6 +329,8 @@ func answer[T any](w http.ResponseWriter, reply *T, err error) {
 		writeJSON(w, http.StatusOK, reply)
 	case errors.Is(err, pbxmesh.ErrInvalidAOR):
 		writeError(w, http.StatusBadRequest, err.Error(), "write aor=user@domain, percent-encoded")
+	case errors.Is(err, ErrRefused): // what was named is not there
+		writeError(w, http.StatusNotFound, err.Error(), "")
 	case errors.Is(err, pbxmesh.ErrUnavailable):
 		writeError(w, http.StatusServiceUnavailable, err.Error(), "nothing is known about what the registry holds; /readyz says what is missing")
 	case errors.Is(err, context.DeadlineExceeded):

@@ -33,6 +33,9 @@ func (s *Store) Stream(ctx context.Context, f registry.Filter, each func(reg *pb
 	if len(nodes) == 0 {
 		return fmt.Errorf("%w: redis: no node stands under %s", registry.ErrNoNode, s.membersKey())
 	}
+	if f.Node != "" && !slices.Contains(nodes, f.Node) {
+		return fmt.Errorf("%w: redis: no node is called %s", registry.ErrNoNode, f.Node)
+	}
 	slices.Sort(nodes)
 	leases, _, err := s.Leases(ctx, nodes)
 	if err != nil {

@@ -3,6 +3,7 @@ package redisstore_test
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"pbxmesh"
@@ -70,10 +71,13 @@ func TestStream(t *testing.T) {
 			for _, test := range []struct {
 				node, domain, user string
 				want               int
-			}{{"", "", "", 2 * each}, {"london", "", "", each}, {"", "tenant3.test", "", each / 5}, {"", "", "42", 2}, {"", "", "49*", 2 * 111}, {"paris", "", "", 0}} {
+			}{{"", "", "", 2 * each}, {"london", "", "", each}, {"", "tenant3.test", "", each / 5}, {"", "", "42", 2}, {"", "", "49*", 2 * 111}} {
 				if n, err := list(test.node, test.domain, test.user, func(int) {}); n != test.want || err != nil {
 					t.Errorf("%+v: %d, err %v", test, n, err)
 				}
+			}
+			if _, err := list("paris", "", "", nil); !errors.Is(err, registry.ErrNoNode) || !strings.Contains(err.Error(), "no node is called paris") {
+				t.Errorf("of no such node: err %v, want %v", err, registry.ErrNoNode)
 			}
 			n, err := list("", "", "", func(n int) {
 				if n == 1500 || n == each+1500 {

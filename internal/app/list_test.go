@@ -1,0 +1,39 @@
+package app
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"pbxmesh"
+	"pbxmesh/internal/control"
+	"pbxmesh/registry"
+)
+
+// A misspelt node is told from one without devices.
+func TestListOfNoSuchNode(t *testing.T) {
+	t.Parallel()
+	wishStores(t, func(t *testing.T, store registry.Backend, _ func()) {
+		joins(t, store, "buffalo", 0, 0)
+		joins(t, store, "london", 0, 3)
+		o := observe(t, store, "losangeles", "")
+		o.knows(2, 3)
+		for node, want := range map[pbxmesh.NodeID]int{"": 3, "buffalo": 0, "london": 3} {
+			page, err := o.List(t.Context(), control.ListQuery{Node: node, Limit: 10})
+			if err != nil || len(page.Registrations) != want {
+				t.Errorf("%q: %+v, %v, want %d devices", node, page, err, want)
+			}
+			end, err := o.ListAll(t.Context(), control.ListQuery{Node: node}, func(*control.Listed) error { return nil })
+			if err != nil || end.Count != want {
+				t.Errorf("all of %q: %+v, %v, want %d devices", node, end, err, want)
+			}
+		}
+		_, page := o.List(t.Context(), control.ListQuery{Node: "tokyo", Limit: 10})
+		_, all := o.ListAll(t.Context(), control.ListQuery{Node: "tokyo"}, func(*control.Listed) error { return nil })
+		for _, err := range []error{page, all} {
+			if !errors.Is(err, control.ErrRefused) || !strings.HasSuffix(err.Error(), "no node is called tokyo; `pbxmesh nodes` lists them") {
+				t.Errorf("err %v", err)
+			}
+		}
+	})
+}
