@@ -3,6 +3,7 @@ package probe
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -51,6 +53,24 @@ func newResponder(t testing.TB, host, status string) *responder {
 func (r *responder) close() {
 	_ = r.conn.Close()
 	<-r.done
+}
+
+// refuse makes the kernel refuse every packet to r, as when nobody listens there. The
+// port stays ours: a connected socket takes from its peer alone, and whoever binds to a
+// port of the kernel's choice gets another one.
+func (r *responder) refuse() {
+	r.t.Helper()
+	raw, err := r.conn.SyscallConn()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	var failed error
+	err = raw.Control(func(fd uintptr) {
+		failed = syscall.Connect(int(fd), &syscall.SockaddrInet4{Port: 1, Addr: [4]byte{127, 0, 0, 1}})
+	})
+	if err := errors.Join(err, failed); err != nil {
+		r.t.Fatal(err)
+	}
 }
 
 func (r *responder) addr() netip.AddrPort { return r.conn.LocalAddr().(*net.UDPAddr).AddrPort() }
@@ -189,7 +209,7 @@ func TestRefusedAtOnce(t *testing.T) {
 			t.Parallel()
 			dead := newResponder(t, "127.0.0.1", "200 OK")
 			deadNode := dead.node("london")
-			dead.close()
+			dead.refuse()
 			alive := newResponder(t, "127.0.0.1", "200 OK")
 			p, results := start(t, Options{Local: netip.MustParseAddrPort(local), Interval: 2 * time.Second, Timeout: 1800 * time.Millisecond})
 			begin := time.Now()
@@ -214,7 +234,7 @@ func TestManyRefusals(t *testing.T) {
 		r := newResponder(t, "127.0.0.1", "200 OK")
 		n := r.node(pbxmesh.NodeID(fmt.Sprintf("n%d", i)))
 		if i%3 != 0 {
-			r.close()
+			r.refuse()
 		}
 		nodes = append(nodes, n)
 	}

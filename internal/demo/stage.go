@@ -165,14 +165,13 @@ func (s *stage) startNameServer(name string) error {
 	return s.startDaemon(name, cfg)
 }
 
-// config is what all daemons share. Leases and probes are quicker than in a mesh
-// across oceans, so that the story does not make its listener wait.
+// config is what all daemons share. Probes are quicker than in a mesh across oceans, so
+// that the story does not make its listener wait.
 func (s *stage) config(name string) *config.Config {
 	cfg := config.Defaults()
 	cfg.Name = name
 	cfg.Registry.URL = config.URL(s.registry)
 	cfg.Registry.KeyPrefix = s.prefix
-	cfg.Registry.LeaseTTL, cfg.Registry.LeaseRenew = 2*time.Second, 400*time.Millisecond
 	cfg.Failover.Probe.Interval, cfg.Failover.Probe.Timeout = 500*time.Millisecond, 300*time.Millisecond
 	cfg.Failover.Return = config.Return{Hold: time.Second, Ramp: time.Second, MaxHold: time.Minute}
 	cfg.API.Listen = netip.MustParseAddrPort("127.0.0.1:0")
