@@ -35,7 +35,7 @@ func TestDaemonProcess(t *testing.T) {
 	r := registry.NewReplica(registry.ReplicaOptions{Local: "london"})
 	w, err := registry.NewWriter(registry.WriterOptions{
 		Node: pbxmesh.Node{ID: "london"}, Replica: r, Backend: store, Owner: "host",
-		LeaseTTL: 400 * time.Millisecond, RenewEvery: 40 * time.Millisecond,
+		LeaseTTL: 3 * time.Second, RenewEvery: 40 * time.Millisecond,
 	})
 	if err != nil {
 		t.Fatal(err)

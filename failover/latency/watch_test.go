@@ -86,7 +86,7 @@ func TestWatchMeasuresPhones(t *testing.T) {
 	}
 	defer p.Close()
 	p.Start()
-	const line = 60 * time.Millisecond
+	const line = 200 * time.Millisecond
 	p.Endpoint().SetFaults(sipwire.Faults{DelayOut: func(*sipwire.Message, netip.AddrPort) time.Duration { return line }})
 	// The subscription may come a moment after the connection.
 	eventually(t, "a sample of a challenge", func() bool {
@@ -99,8 +99,8 @@ func TestWatchMeasuresPhones(t *testing.T) {
 		return len(got.samples(func(s Sample) bool { return !s.Visit })) > 0
 	})
 	for _, s := range got.samples(func(s Sample) bool { return s.RTT > 0 }) {
-		if s.Client != netip.MustParseAddr("127.0.82.1") || s.RTT < line || time.Since(s.At) > waitLong {
-			t.Errorf("%+v, want at least %v from the phone's address", s, line)
+		if s.Client != netip.MustParseAddr("127.0.82.1") || s.RTT < line/2 || time.Since(s.At) > waitLong {
+			t.Errorf("%+v, want %v from the phone's address, or as much less as the first event came late", s, line)
 		}
 	}
 	// The same time is no second sample: it may be hours old.

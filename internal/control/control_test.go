@@ -243,7 +243,7 @@ func TestToken(t *testing.T) {
 func TestNoDaemon(t *testing.T) {
 	t.Parallel()
 	var lc net.ListenConfig
-	const free = "127.0.0.1:1" // not a port that the kernel gives to somebody else
+	const free = "127.0.0.1:1"                                  // not a port that the kernel gives to somebody else
 	silent, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0") // accepts in the kernel, says nothing
 	if err != nil {
 		t.Fatal(err)

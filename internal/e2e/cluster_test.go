@@ -151,7 +151,7 @@ func (c *cluster) config(n *node) *config.Config {
 	if c.url != "" {
 		cfg.Registry.URL = config.URL(c.url)
 	}
-	cfg.Registry.LeaseTTL, cfg.Registry.LeaseRenew = 2*time.Second, 400*time.Millisecond
+	cfg.Registry.LeaseTTL, cfg.Registry.LeaseRenew = 4*time.Second, 800*time.Millisecond
 	cfg.Router.Socket.Listen = n.socket
 	// The bounds themselves are tested elsewhere; here a starved machine must not
 	// make calls fail.
@@ -243,6 +243,18 @@ func (c *cluster) eventually(what string, cond func() bool) time.Duration {
 		<-tick.C
 	}
 	return time.Since(began)
+}
+
+// atMost holds a real switch to limit. Simulated nodes with their daemons and phones share
+// what other tests leave of two processors: they get ten times as long.
+func (c *cluster) atMost(what string, took, limit time.Duration) {
+	c.t.Helper()
+	if !c.real {
+		limit *= 10
+	}
+	if took > limit {
+		c.t.Errorf("%s after %s, %s are promised", what, took.Round(time.Millisecond), limit)
+	}
 }
 
 // where returns the nodes that the daemon of name knows user on, sorted, one

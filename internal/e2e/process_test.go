@@ -277,8 +277,8 @@ freeswitch:
   event_socket: {address: "%[5]s", password_file: password}
 registry:
   url: %[6]s
-  lease_ttl: 2s
-  lease_renew: 400ms
+  lease_ttl: 4s
+  lease_renew: 800ms
   state_file: %[9]s
 router:
   socket: {listen: "%[7]s"}

@@ -223,7 +223,7 @@ func (c *cluster) redirector() *app.App {
 	cfg.Router.Redirect.Register = true
 	cfg.DNS.DefaultOrder = []pbxmesh.NodeID{"london", "buffalo"}
 	cfg.Router.Redirect.Allow = []netip.Prefix{netip.MustParsePrefix(outside + "/32")}
-	cfg.Registry.LeaseTTL, cfg.Registry.LeaseRenew = 2*time.Second, 400*time.Millisecond
+	cfg.Registry.LeaseTTL, cfg.Registry.LeaseRenew = 4*time.Second, 800*time.Millisecond
 	// It sees a node up at once, and takes 20 s to see that it does not answer any more.
 	cfg.Failover.Probe.Interval, cfg.Failover.Probe.Timeout = 400*time.Millisecond, 300*time.Millisecond
 	cfg.Failover.Probe.SuspectAfter, cfg.Failover.Probe.DownAfter = 50, 100
