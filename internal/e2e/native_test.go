@@ -35,6 +35,9 @@ func TestScenarioNative(t *testing.T) {
 		{"ring group over three nodes", nativeRingGroup},
 		{"devices on two nodes ring both, once", nativeFork},
 		{"unregistered remote user", nativeUnregistered},
+		{"refusals are told with their cause", nativeRefusals},
+		{"early media, hold", nativeMedia},
+		{"transfers", nativeTransfers},
 		{"post-dial delay", nativeDelay},
 		{"lamps across nodes", nativeLamps},
 		{"a late subscriber is shown the running call", nativeLateSubscriber},
@@ -100,6 +103,9 @@ func nativePairs(t *testing.T, c *cluster) {
 				}
 				if user := in.From().URI.User; user != phones[from].User() {
 					t.Errorf("%s to %s: caller id %q", from, to, user)
+				}
+				if host := in.From().URI.Host; host != domain {
+					t.Errorf("%s to %s: the phone is shown a caller at %q", from, to, host)
 				}
 				story := ""
 				for _, h := range in.Custom() {
@@ -190,6 +196,122 @@ func nativeUnregistered(t *testing.T, c *cluster) {
 	_, _, took = c.dialplan(a, "u1051")
 	c.atMost("the next dialplan action", took, time.Second)
 	t.Logf("the dialplan went on after %s", took.Round(time.Millisecond))
+}
+
+// nativeRefusals compares what a dialplan is told of a refusal by a phone of the same
+// switch and of another node: continue_on_fail may list causes.
+func nativeRefusals(t *testing.T, c *cluster) {
+	a := c.registered("1083", "127.0.112.1", "buffalo")
+	near, far := c.registered("1084", "127.0.112.2", "buffalo"), c.registered("1085", "127.0.112.3", "london")
+	c.taught("1085", true)
+	for code, want := range map[int]string{480: "NO_USER_RESPONSE", 486: "USER_BUSY", 503: "NORMAL_TEMPORARY_FAILURE", 603: "CALL_REJECTED"} {
+		for _, p := range []*phone.Phone{near, far} {
+			p.SetBehaviour(phone.Refuse(code))
+			out, err := a.Call(c.ctx(), "u"+p.User())
+			if err != nil {
+				t.Fatal(err)
+			}
+			info, err := out.WaitAnswered(c.ctx())
+			if err != nil {
+				t.Fatalf("%s refuses with %d: the dialplan did not go on: %v", p.User(), code, err)
+			}
+			if got := info.Header("X-Cause"); got != want {
+				t.Errorf("%s refuses with %d: the dialplan is told %s, want %s", p.User(), code, got, want)
+			}
+			if err := out.Hangup(c.ctx()); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+// nativeMedia has a callee on another node speak before it answers, and both ends put
+// each other on hold.
+func nativeMedia(t *testing.T, c *cluster) {
+	a, b := c.registered("1089", "127.0.114.1", "buffalo"), c.registered("1090", "127.0.114.2", "london")
+	c.taught("1090", true)
+	b.SetBehaviour(phone.EarlyMedia())
+	out, err := a.Call(c.ctx(), "u1090")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := out.Wait(c.ctx(), func(i phone.CallInfo) bool { return i.State >= phone.Ringing }); err != nil || !slices.Contains(info.Provisional, 183) || len(info.RemoteSDP) == 0 {
+		t.Errorf("the caller hears nothing before the answer: %v, %v", info.Provisional, err)
+	}
+	in, err := b.WaitIncoming(c.ctx(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := in.Answer(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := out.WaitAnswered(c.ctx()); err != nil {
+		t.Fatal(err)
+	}
+	for _, call := range []*phone.Call{out, in} {
+		if err := call.Hold(c.ctx()); err != nil {
+			t.Errorf("hold: %v", err)
+		}
+		if err := call.Reinvite(c.ctx()); err != nil {
+			t.Errorf("back from hold: %v", err)
+		}
+	}
+	c.hangup(in, out)
+}
+
+// nativeTransfers has either end of a call between two nodes transfer it to a third
+// node, without a word and after one.
+func nativeTransfers(t *testing.T, c *cluster) {
+	if !c.real {
+		t.Skip("the simulated switch takes no REFER")
+	}
+	a := c.registered("1086", "127.0.113.1", "buffalo")
+	b := c.registered("1087", "127.0.113.2", "london")
+	target := c.registered("1088", "127.0.113.3", "singapore")
+	for _, user := range []string{"1086", "1087", "1088"} {
+		c.taught(user, true)
+	}
+	at := map[*phone.Phone]*node{a: c.nodes["buffalo"], b: c.nodes["london"]}
+	for _, by := range []string{"caller", "callee"} {
+		for _, attended := range []bool{false, true} {
+			what := fmt.Sprintf("by the %s, attended %v", by, attended)
+			out, in := c.callAs(a, b, "u1087")
+			who, mine, other := a, out, in
+			if by == "callee" {
+				who, mine, other = b, in, out
+			}
+			rang := len(target.Incoming())
+			var word *phone.Call
+			if attended {
+				word, _ = c.callAs(who, target, "u1088")
+			}
+			if err := mine.Refer(c.ctx(), "sip:u1088@"+domain, word); err != nil {
+				t.Fatalf("%s: %v", what, err)
+			}
+			last, err := target.WaitIncoming(c.ctx(), rang+1)
+			if err != nil {
+				t.Fatalf("%s: the target does not ring: %v (%v)", what, err, mine.Info().Transfer)
+			}
+			if _, err := last.WaitAnswered(c.ctx()); err != nil {
+				t.Fatalf("%s: %v", what, err)
+			}
+			for _, call := range []*phone.Call{mine, word} {
+				if call == nil {
+					continue
+				}
+				if _, err := call.WaitEnded(c.ctx()); err != nil {
+					t.Errorf("%s: the one who transferred is still in the call: %v", what, err)
+				}
+			}
+			// Who is left are connected: one hangs up, and the other hears of it. A real
+			// switch that is told in the middle of a transfer forgets the other.
+			c.eventually(what+": the two are connected", func() bool {
+				return strings.Contains(c.api(at[who], "show bridged_calls as json"), `"row_count":1`) ||
+					strings.Contains(c.api(at[who], "show bridged_calls as json"), `"row_count": 1`)
+			})
+			c.hangup(other, last)
+		}
+	}
 }
 
 // nativeDelay prints how long a caller waits for the first ring, to a phone of the

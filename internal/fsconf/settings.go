@@ -169,12 +169,30 @@ const (
 	hosts       = `^[A-Za-z0-9._-]{1,253}$`
 )
 
-// bridge rings the user's devices on this switch. Without presence_id the callee's lamp
-// stays dark. It stands in braces: in brackets it would be the first device's alone.
+// action is one application of the mesh context with its data.
+type action struct{ name, data, why string }
+
+// actions ring the user's devices on this switch.
+func (s *Settings) actions() []action {
+	return []action{
+		{"set", "hangup_after_bridge=true", ""},
+		{"set", "domain_name=${sip_req_host}", ""},
+		{"set", "force_transfer_context=${user_data($1@${sip_req_host} var user_context)}", "where a call goes on that the callee transfers: to whom the callee may dial"},
+		{"export", "nolocal:alert_info=${alert_info}", "ring tone and intercom as the caller's node asked for them"},
+		{"export", "nolocal:sip_auto_answer=${sip_auto_answer_detected}", ""},
+		{"bridge", s.bridge(), ""},
+		{"hangup", "${originate_disposition}", "without it a callee who does not answer would be told to the caller's node as NORMAL_CLEARING"},
+	}
+}
+
+// bridge returns the dial string. Without presence_id the callee's lamp stays dark, and
+// without sip_invite_domain the phone is shown a caller of this switch's address
+// instead of the tenant's. They stand in braces: in brackets they would be the first
+// device's alone.
 func (s *Settings) bridge() string {
 	legs := make([]string, len(s.Profiles))
 	for i, profile := range s.Profiles {
 		legs[i] = "${sofia_contact(" + profile + "/$1@${sip_req_host})}"
 	}
-	return "{presence_id=$1@${sip_req_host}}" + strings.Join(legs, ",")
+	return "{presence_id=$1@${sip_req_host},sip_invite_domain=${sip_req_host}}" + strings.Join(legs, ",")
 }

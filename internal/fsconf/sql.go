@@ -196,12 +196,13 @@ VALUES (%s, %s, %s, %s, 5, 'false', 'true', %s, %s);
 INSERT INTO v_dialplan_details (dialplan_detail_uuid, dialplan_uuid, dialplan_detail_tag, dialplan_detail_type, dialplan_detail_data, dialplan_detail_group, dialplan_detail_order, dialplan_detail_enabled)
 VALUES
 `, quote(f.dialplanID()), quote(dialplanManager), quote(f.Profile), quote(f.Profile+"-in"), quote(sqlNote), quote(f.extension(f.dialplanID())))
+	type part struct{ tag, kind, data string }
+	parts := []part{{"condition", "${sip_req_host}", hosts}, {"condition", "destination_number", destination}}
+	for _, a := range f.actions() {
+		parts = append(parts, part{"action", a.name, a.data})
+	}
 	var rows []string
-	for i, d := range []struct{ tag, kind, data string }{
-		{"condition", "${sip_req_host}", hosts},
-		{"condition", "destination_number", destination},
-		{"action", "bridge", f.bridge()},
-	} {
+	for i, d := range parts {
 		rows = append(rows, fmt.Sprintf("  (%s, %s, %s, %s, %s, 0, %d, 'true')",
 			quote(uuid5(fmt.Sprintf("dialplan_detail/%s/%d", f.Profile, i))), quote(f.dialplanID()), quote(d.tag), quote(d.kind), quote(d.data), 5*(i+1)))
 	}

@@ -55,13 +55,19 @@ func (s *Settings) extension(uuid string) string {
 	if uuid != "" {
 		id = ` continue="false" uuid="` + uuid + `"`
 	}
-	return fmt.Sprintf(`<extension name="%s-in"%s>
+	var b strings.Builder
+	fmt.Fprintf(&b, `<extension name="%s-in"%s>
   <condition field="${sip_req_host}" expression="%s"/>
   <condition field="destination_number" expression="%s">
-    <action application="bridge" data="%s"/>
-  </condition>
-</extension>
-`, attr(s.Profile), id, attr(hosts), attr(destination), attr(s.bridge()))
+`, attr(s.Profile), id, attr(hosts), attr(destination))
+	for _, a := range s.actions() {
+		if a.why != "" {
+			fmt.Fprintf(&b, "    <!-- %s -->\n", comment(a.why))
+		}
+		fmt.Fprintf(&b, "    <action application=\"%s\" data=\"%s\"/>\n", attr(a.name), attr(a.data))
+	}
+	b.WriteString("  </condition>\n</extension>\n")
+	return b.String()
 }
 
 // ExampleXML returns an extension for the phones' own context that asks the daemon

@@ -62,7 +62,16 @@ INSERT INTO v_dialplans (dialplan_uuid, app_uuid, dialplan_context, dialplan_nam
 VALUES ('d5fac4e1-3a8a-5edb-bbd8-32c4287422ce', '742714e5-8cdf-32fd-462c-cbe7e3d655db', 'far', 'far-in', 5, 'false', 'true', 'pbxmesh: calls between nodes. Written by pbxmesh fsconf.', '<extension name="far-in" continue="false" uuid="d5fac4e1-3a8a-5edb-bbd8-32c4287422ce">
   <condition field="${sip_req_host}" expression="^[A-Za-z0-9._-]{1,253}$"/>
   <condition field="destination_number" expression="^([A-Za-z0-9._+-]{1,64})$">
-    <action application="bridge" data="{presence_id=$1@${sip_req_host}}${sofia_contact(internal/$1@${sip_req_host})},${sofia_contact(internal-ipv6/$1@${sip_req_host})}"/>
+    <action application="set" data="hangup_after_bridge=true"/>
+    <action application="set" data="domain_name=${sip_req_host}"/>
+    <!-- where a call goes on that the callee transfers: to whom the callee may dial -->
+    <action application="set" data="force_transfer_context=${user_data($1@${sip_req_host} var user_context)}"/>
+    <!-- ring tone and intercom as the caller''s node asked for them -->
+    <action application="export" data="nolocal:alert_info=${alert_info}"/>
+    <action application="export" data="nolocal:sip_auto_answer=${sip_auto_answer_detected}"/>
+    <action application="bridge" data="{presence_id=$1@${sip_req_host},sip_invite_domain=${sip_req_host}}${sofia_contact(internal/$1@${sip_req_host})},${sofia_contact(internal-ipv6/$1@${sip_req_host})}"/>
+    <!-- without it a callee who does not answer would be told to the caller''s node as NORMAL_CLEARING -->
+    <action application="hangup" data="${originate_disposition}"/>
   </condition>
 </extension>
 ');
@@ -70,7 +79,13 @@ INSERT INTO v_dialplan_details (dialplan_detail_uuid, dialplan_uuid, dialplan_de
 VALUES
   ('4b9242af-1eda-5937-8391-c86e1b08b3b7', 'd5fac4e1-3a8a-5edb-bbd8-32c4287422ce', 'condition', '${sip_req_host}', '^[A-Za-z0-9._-]{1,253}$', 0, 5, 'true'),
   ('b40d890e-91ec-5af7-bcf3-8317079ebd8a', 'd5fac4e1-3a8a-5edb-bbd8-32c4287422ce', 'condition', 'destination_number', '^([A-Za-z0-9._+-]{1,64})$', 0, 10, 'true'),
-  ('324bd3a6-265a-5b38-8672-3c6b6663dbec', 'd5fac4e1-3a8a-5edb-bbd8-32c4287422ce', 'action', 'bridge', '{presence_id=$1@${sip_req_host}}${sofia_contact(internal/$1@${sip_req_host})},${sofia_contact(internal-ipv6/$1@${sip_req_host})}', 0, 15, 'true');
+  ('324bd3a6-265a-5b38-8672-3c6b6663dbec', 'd5fac4e1-3a8a-5edb-bbd8-32c4287422ce', 'action', 'set', 'hangup_after_bridge=true', 0, 15, 'true'),
+  ('d3579d4b-4b03-53b0-9bac-a5783f87640f', 'd5fac4e1-3a8a-5edb-bbd8-32c4287422ce', 'action', 'set', 'domain_name=${sip_req_host}', 0, 20, 'true'),
+  ('e064c1a2-d2dc-5e1c-8e92-101d5152ac93', 'd5fac4e1-3a8a-5edb-bbd8-32c4287422ce', 'action', 'set', 'force_transfer_context=${user_data($1@${sip_req_host} var user_context)}', 0, 25, 'true'),
+  ('cd4d253e-dc88-563f-af0e-24b05a8f4ff4', 'd5fac4e1-3a8a-5edb-bbd8-32c4287422ce', 'action', 'export', 'nolocal:alert_info=${alert_info}', 0, 30, 'true'),
+  ('e4f5d1aa-d935-5320-aaef-76d89399b08a', 'd5fac4e1-3a8a-5edb-bbd8-32c4287422ce', 'action', 'export', 'nolocal:sip_auto_answer=${sip_auto_answer_detected}', 0, 35, 'true'),
+  ('28ff2b13-8774-519b-b836-88370c7eeb5a', 'd5fac4e1-3a8a-5edb-bbd8-32c4287422ce', 'action', 'bridge', '{presence_id=$1@${sip_req_host},sip_invite_domain=${sip_req_host}}${sofia_contact(internal/$1@${sip_req_host})},${sofia_contact(internal-ipv6/$1@${sip_req_host})}', 0, 40, 'true'),
+  ('e162246a-ac00-5276-aecc-88e2108528c5', 'd5fac4e1-3a8a-5edb-bbd8-32c4287422ce', 'action', 'hangup', '${originate_disposition}', 0, 45, 'true');
 
 INSERT INTO v_access_controls (access_control_uuid, access_control_name, access_control_default, access_control_description)
 VALUES ('41ec875a-9c65-5910-9c8c-7e00d92e73f0', 'far', 'deny', 'pbxmesh: calls between nodes. Written by pbxmesh fsconf.');

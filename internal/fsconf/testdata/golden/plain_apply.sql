@@ -59,7 +59,16 @@ INSERT INTO v_dialplans (dialplan_uuid, app_uuid, dialplan_context, dialplan_nam
 VALUES ('4e813313-7338-54b6-ae1a-2da7e4a25947', '742714e5-8cdf-32fd-462c-cbe7e3d655db', 'mesh', 'mesh-in', 5, 'false', 'true', 'pbxmesh: calls between nodes. Written by pbxmesh fsconf.', '<extension name="mesh-in" continue="false" uuid="4e813313-7338-54b6-ae1a-2da7e4a25947">
   <condition field="${sip_req_host}" expression="^[A-Za-z0-9._-]{1,253}$"/>
   <condition field="destination_number" expression="^([A-Za-z0-9._+-]{1,64})$">
-    <action application="bridge" data="{presence_id=$1@${sip_req_host}}${sofia_contact(internal/$1@${sip_req_host})}"/>
+    <action application="set" data="hangup_after_bridge=true"/>
+    <action application="set" data="domain_name=${sip_req_host}"/>
+    <!-- where a call goes on that the callee transfers: to whom the callee may dial -->
+    <action application="set" data="force_transfer_context=${user_data($1@${sip_req_host} var user_context)}"/>
+    <!-- ring tone and intercom as the caller''s node asked for them -->
+    <action application="export" data="nolocal:alert_info=${alert_info}"/>
+    <action application="export" data="nolocal:sip_auto_answer=${sip_auto_answer_detected}"/>
+    <action application="bridge" data="{presence_id=$1@${sip_req_host},sip_invite_domain=${sip_req_host}}${sofia_contact(internal/$1@${sip_req_host})}"/>
+    <!-- without it a callee who does not answer would be told to the caller''s node as NORMAL_CLEARING -->
+    <action application="hangup" data="${originate_disposition}"/>
   </condition>
 </extension>
 ');
@@ -67,7 +76,13 @@ INSERT INTO v_dialplan_details (dialplan_detail_uuid, dialplan_uuid, dialplan_de
 VALUES
   ('4e041b2e-7912-59f2-a848-50f0e749e097', '4e813313-7338-54b6-ae1a-2da7e4a25947', 'condition', '${sip_req_host}', '^[A-Za-z0-9._-]{1,253}$', 0, 5, 'true'),
   ('3cb660f0-d870-5051-9cef-3b77f9e1468a', '4e813313-7338-54b6-ae1a-2da7e4a25947', 'condition', 'destination_number', '^([A-Za-z0-9._+-]{1,64})$', 0, 10, 'true'),
-  ('82b859ae-d562-5581-a54b-d3abe9a52e04', '4e813313-7338-54b6-ae1a-2da7e4a25947', 'action', 'bridge', '{presence_id=$1@${sip_req_host}}${sofia_contact(internal/$1@${sip_req_host})}', 0, 15, 'true');
+  ('82b859ae-d562-5581-a54b-d3abe9a52e04', '4e813313-7338-54b6-ae1a-2da7e4a25947', 'action', 'set', 'hangup_after_bridge=true', 0, 15, 'true'),
+  ('6cc250f3-d04f-56f5-b3e5-e6448fd66547', '4e813313-7338-54b6-ae1a-2da7e4a25947', 'action', 'set', 'domain_name=${sip_req_host}', 0, 20, 'true'),
+  ('c7ea2167-7817-587b-87fb-e52ac3405531', '4e813313-7338-54b6-ae1a-2da7e4a25947', 'action', 'set', 'force_transfer_context=${user_data($1@${sip_req_host} var user_context)}', 0, 25, 'true'),
+  ('ad8a55a0-d0d9-50ee-a74c-bd33ce979ae3', '4e813313-7338-54b6-ae1a-2da7e4a25947', 'action', 'export', 'nolocal:alert_info=${alert_info}', 0, 30, 'true'),
+  ('eee4d3a3-2392-5e9c-ab93-4dd06c148b4a', '4e813313-7338-54b6-ae1a-2da7e4a25947', 'action', 'export', 'nolocal:sip_auto_answer=${sip_auto_answer_detected}', 0, 35, 'true'),
+  ('ae9fa116-7313-5fad-9904-f243a4268db4', '4e813313-7338-54b6-ae1a-2da7e4a25947', 'action', 'bridge', '{presence_id=$1@${sip_req_host},sip_invite_domain=${sip_req_host}}${sofia_contact(internal/$1@${sip_req_host})}', 0, 40, 'true'),
+  ('e8acfa02-0b76-5455-8ec3-7fb7a907e85e', '4e813313-7338-54b6-ae1a-2da7e4a25947', 'action', 'hangup', '${originate_disposition}', 0, 45, 'true');
 
 INSERT INTO v_access_controls (access_control_uuid, access_control_name, access_control_default, access_control_description)
 VALUES ('045b210c-d76c-5625-8b51-e5604dd226ba', 'mesh', 'deny', 'pbxmesh: calls between nodes. Written by pbxmesh fsconf.');
