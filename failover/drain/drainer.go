@@ -43,6 +43,9 @@ type Options struct {
 
 	Directory Directory
 
+	// TakesCalls reports whether calls go to a node now. It must not block.
+	TakesCalls func(pbxmesh.NodeID) bool
+
 	// Pace returns what the others can take now; see Pace. It must not block.
 	Pace func() (pace int, why string)
 
@@ -275,7 +278,7 @@ func (r *run) picture(now time.Time, err error) (Picture, map[string]struct{}) {
 		Calls: -1, Pause: "the switch does not answer on its event socket",
 		Elsewhere: func(reg *pbxmesh.Registration) bool {
 			for _, o := range r.opts.Directory.Lookup(reg.AOR) {
-				if o.Node != reg.Node && o.Live(now) && SameDevice(reg, o) {
+				if r.movedTo(now, reg, o) {
 					return true
 				}
 			}
@@ -295,6 +298,14 @@ func (r *run) picture(now time.Time, err error) (Picture, map[string]struct{}) {
 		pic.Pace, pic.Pause = r.opts.Pace()
 	}
 	return pic, domains
+}
+
+// movedTo reports whether there is the later registration of the phone that here stands
+// for. A phone that moved here leaves a row on its former node as well, a dead one's for
+// long: that row ends earlier, or nobody can be called through it.
+func (r *run) movedTo(now time.Time, here, there *pbxmesh.Registration) bool {
+	return there.Node != here.Node && there.Live(now) && there.Expires.After(here.Expires.Add(rounding)) &&
+		SameDevice(here, there) && r.opts.TakesCalls(there.Node)
 }
 
 // tell reports progress now and then, and trouble once.

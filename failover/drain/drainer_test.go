@@ -166,8 +166,9 @@ func runDrainer(t testing.TB, s *scripted, method Method) *watched {
 	w := &watched{t: t}
 	w.Drainer = New(Options{
 		Node: "london", ESL: esl.Config{Address: s.ln.Addr().String(), Password: "ClueCon"}, Directory: s,
-		Settings: Settings{Method: method, Grace: time.Hour, Again: time.Hour},
-		Pace:     func() (int, string) { return 100, "" },
+		Settings:   Settings{Method: method, Grace: time.Hour, Again: time.Hour},
+		TakesCalls: func(node pbxmesh.NodeID) bool { return node != "singapore" },
+		Pace:       func() (int, string) { return 100, "" },
 		OnProgress: func(p Progress) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
@@ -240,6 +241,44 @@ func TestDrainerTellsAndSeesThemGo(t *testing.T) {
 		"sofia profile internal check_sync call-1", "sofia profile internal flush_inbound_reg call-1", "sofia profile internal check_sync call-2",
 	}) {
 		t.Errorf("sent %q", got)
+	}
+}
+
+// A row on another node is that of a phone that moved there only when it is the later
+// one, on a node that takes calls. What a phone left behind when it came here is not.
+func TestDrainerKnowsWhereAPhoneCameFrom(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name  string
+		node  pbxmesh.NodeID
+		later time.Duration // than the row here
+		gone  bool
+	}{
+		{"it moved there", "buffalo", time.Minute, true},
+		{"it came from there", "buffalo", -time.Minute, false},
+		{"which one is later is not known", "buffalo", time.Second, false},
+		{"that node is down", "singapore", time.Minute, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			phone := device(t, 1, time.Hour)
+			witness, moved := device(t, 2, time.Hour), device(t, 2, 2*time.Hour)
+			moved.Node = "buffalo"
+			there := *phone
+			there.Node, there.Expires = tc.node, phone.Expires.Add(tc.later)
+			s := newScripted(t, phone, witness)
+			s.other = []*pbxmesh.Registration{&there, moved}
+			w := runDrainer(t, s, MethodWait) // tells nobody: what goes has moved
+			w.Want(1)
+			// The witness's row goes in the same step as that of the phone would.
+			w.eventually("the row of who moved goes", func() bool {
+				return slices.Contains(s.commands(), "sofia profile internal flush_inbound_reg call-2")
+			})
+			w.eventually("it was looked at again", func() bool { p := w.progress(); return p.Registrations < 2 && p.Flushed > 0 })
+			if gone := slices.Contains(s.commands(), "sofia profile internal flush_inbound_reg call-1"); gone != tc.gone {
+				t.Errorf("row taken out: %v; sent %q", gone, s.commands())
+			}
+		})
 	}
 }
 

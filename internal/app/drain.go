@@ -54,7 +54,7 @@ func (a *App) buildDrain() error {
 	a.drainer = drain.New(drain.Options{
 		Node: a.nodeID(), ESL: esl.Config{Address: string(sw.EventSocket.Address), Password: password},
 		Settings:  drain.Settings{Method: drain.Method(cfg.Method), After: cfg.After, Grace: cfg.Grace, Again: cfg.Again},
-		Directory: a.replica, Pace: a.pace, Logger: a.log, Now: a.now,
+		Directory: a.replica, TakesCalls: a.takesCalls, Pace: a.pace, Logger: a.log, Now: a.now,
 		OnProgress: func(p drain.Progress) {
 			a.wishes.drains.mu.Lock()
 			defer a.wishes.drains.mu.Unlock()
@@ -69,6 +69,10 @@ func (a *App) startWishes() {
 	if a.drainer != nil {
 		a.task("drain", a.drainer.Run)
 	}
+}
+
+func (a *App) takesCalls(node pbxmesh.NodeID) bool {
+	return a.tracker.Mesh().State(node).Effective().TakesCalls()
 }
 
 // pace is what the other nodes can take now.
