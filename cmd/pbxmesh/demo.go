@@ -31,7 +31,7 @@ printed, until Ctrl-C.`,
 			if _, err := config.ParseURL(opts.Registry); err != nil {
 				return usagef("--registry: %w", err)
 			}
-			opts.Out = cmd.OutOrStdout()
+			opts.Out, opts.Version = cmd.OutOrStdout(), buildVersion()
 			err := demo.Run(cmd.Context(), opts)
 			// Ctrl-C is how a demo that stays up is meant to end.
 			if err == nil || !opts.Once && errors.Is(err, cmd.Context().Err()) {

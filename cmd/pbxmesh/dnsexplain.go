@@ -36,6 +36,9 @@ with the same dns.preferences, without the records.`,
 			if err != nil || addr.Zone() != "" {
 				return usagef("--client %q is no IP address: write the phone's public address, such as 198.51.100.7", client)
 			}
+			if args[0] == "" {
+				return usagef("NAME is empty: write a DNS name, such as pbx.example.com")
+			}
 			api, err := q.client()
 			if err != nil {
 				return err

@@ -2,12 +2,16 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 
 	"pbxmesh/internal/control"
 )
 
 func fakeDNSExplain(_ context.Context, name string, client netip.Addr) (*control.DNSExplainReply, error) {
+	if name == "a..b" {
+		return nil, fmt.Errorf("%w: %q is no domain name", control.ErrInvalid, name)
+	}
 	return &control.DNSExplainReply{
 		Name: name, Client: client, Block: netip.MustParsePrefix("198.51.100.0/24"), Rule: "latency", Network: netip.MustParsePrefix("198.51.100.0/24"), Next: "buffalo",
 		Answers: []control.DNSAnswer{

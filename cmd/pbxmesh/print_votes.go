@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"pbxmesh"
@@ -48,7 +49,7 @@ func answers(v *control.Votes) string {
 
 // only leaves one node in r.
 func only(r *control.NodesReply, id string) error {
-	at := slices.IndexFunc(r.Nodes, func(n control.Node) bool { return n.ID == pbxmesh.NodeID(id) })
+	at := slices.IndexFunc(r.Nodes, func(n control.Node) bool { return n.ID == pbxmesh.NodeID(strings.ToLower(id)) })
 	if at < 0 {
 		return fmt.Errorf("no node is called %s; `pbxmesh nodes` lists them", printable(id))
 	}

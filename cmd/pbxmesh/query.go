@@ -138,7 +138,7 @@ With a NODE, show what each observer says of it.`,
   pbxmesh nodes london
   pbxmesh nodes --output json`,
 		Args:              oneOrNone("NODE"),
-		ValidArgsFunction: noFiles,
+		ValidArgsFunction: completeNodes(&q),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := q.client()
 			if err != nil {

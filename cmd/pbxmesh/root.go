@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -60,11 +61,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 
 func exitCode(err error) int {
 	var coded *codeError
+	var refused *control.StatusError
 	switch {
 	case errors.As(err, &coded):
 		return coded.code
 	case errors.Is(err, control.ErrNoDaemon):
 		return exitUnreachable
+	case errors.As(err, &refused) && refused.Code == http.StatusBadRequest:
+		return exitUsage // only the daemon could tell
 	default:
 		return exitFailed
 	}

@@ -28,7 +28,7 @@ func (a *App) DNSExplain(_ context.Context, name string, client netip.Addr) (*co
 	client = client.Unmap()
 	name = dns.CanonicalName(name)
 	if _, ok := dns.IsDomainName(name); !ok {
-		return nil, fmt.Errorf("%w: %.80q is no domain name", control.ErrRefused, name)
+		return nil, fmt.Errorf("%w: %.80q is no domain name; write one such as pbx.example.com", control.ErrInvalid, name)
 	}
 	mesh := a.tracker.Mesh()
 	choices := a.ranker.chooser.On(mesh)

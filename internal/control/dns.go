@@ -87,7 +87,7 @@ func (h *handler) dnsExplain(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), answerTimeout)
 	defer cancel()
 	reply, err := h.b.DNSExplain(ctx, name, client)
-	if errors.Is(err, ErrRefused) {
+	if errors.Is(err, ErrInvalid) {
 		writeError(w, http.StatusBadRequest, err.Error(), "")
 		return
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"pbxmesh/internal/config"
+	"pbxmesh/internal/control"
 )
 
 // stepTimeout bounds one step of the story.
@@ -27,6 +28,9 @@ type Options struct {
 	// Out gets the story; Log, when it is not nil, what the daemons log.
 	Out io.Writer
 
+	// Version is what the daemons say they are.
+	Version control.VersionReply
+
 	// Verbose also prints the daemons' logs.
 	Verbose bool
 }
@@ -43,6 +47,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	log := slog.New(slog.NewTextHandler(o.Out, &slog.HandlerOptions{Level: level}))
 	s := newStage(o.Registry, log)
+	s.version = o.Version
 	defer func() {
 		if closeErr := s.close(); closeErr != nil {
 			err = errors.Join(err, fmt.Errorf("take the stage down: %w", closeErr))

@@ -19,6 +19,7 @@ import (
 	"pbxmesh/fixtures/simswitch"
 	"pbxmesh/internal/app"
 	"pbxmesh/internal/config"
+	"pbxmesh/internal/control"
 	"pbxmesh/registry"
 	"pbxmesh/registry/memory"
 	"pbxmesh/registry/redisstore"
@@ -67,6 +68,7 @@ type stage struct {
 	log      *slog.Logger
 	registry string
 	prefix   string
+	version  control.VersionReply
 	store    registry.Backend // shared by all daemons with the memory registry
 	exchange native.Exchange
 	dir      string // secrets of this run
@@ -179,7 +181,7 @@ func (s *stage) config(name string) *config.Config {
 }
 
 func (s *stage) startDaemon(name string, cfg *config.Config) error {
-	a, err := app.New(cfg, app.Options{Logger: s.log.With("daemon", name), Backend: s.store, Exchange: s.exchange})
+	a, err := app.New(cfg, app.Options{Logger: s.log.With("daemon", name), Backend: s.store, Exchange: s.exchange, Version: s.version})
 	if err != nil {
 		return err
 	}
