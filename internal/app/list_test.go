@@ -8,6 +8,7 @@ import (
 	"pbxmesh"
 	"pbxmesh/internal/control"
 	"pbxmesh/registry"
+	"pbxmesh/registry/registrytest"
 )
 
 // A misspelt node is told from one without devices.
@@ -18,6 +19,7 @@ func TestListOfNoSuchNode(t *testing.T) {
 		joins(t, store, "london", 0, 3)
 		o := observe(t, store, "losangeles", "")
 		o.knows(2, 3)
+		registrytest.WaitFor(t, "an answer", func() bool { _, err := o.List(t.Context(), control.ListQuery{Limit: 1}); return err == nil })
 		for node, want := range map[pbxmesh.NodeID]int{"": 3, "buffalo": 0, "london": 3} {
 			page, err := o.List(t.Context(), control.ListQuery{Node: node, Limit: 10})
 			if err != nil || len(page.Registrations) != want {

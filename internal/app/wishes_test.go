@@ -124,7 +124,9 @@ func (o *observer) knows(nodes, registrations int) {
 		members := o.replica.Members()
 		sum := 0
 		for _, m := range members {
-			sum += m.Registrations
+			if sum += m.Registrations; m.Lease.Instance == "" {
+				return false // announced, and its switch not heard of yet
+			}
 		}
 		return len(members) == nodes && sum == registrations
 	})

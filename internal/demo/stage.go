@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -117,10 +116,12 @@ func password(user string) string { return "secret-of-" + user }
 
 // startNode boots a switch and its daemon.
 func (s *stage) startNode(name string, users []fixtures.User) error {
-	socket, err := freePort(host[name])
+	// The dialplan must know the hook's address before the daemon can listen there.
+	socket, release, err := fixtures.ReserveTCP(netip.AddrPortFrom(host[name], 0))
 	if err != nil {
 		return err
 	}
+	defer release()
 	sw, err := simswitch.New(simswitch.Options{Config: fixtures.Config{
 		Name: name, Host: host[name], Users: users, Socket: socket.String(), Peers: func() []netip.Addr {
 			return []netip.Addr{host["buffalo"], host["london"], host["singapore"]}
@@ -259,15 +260,4 @@ func (s *stage) forget(ctx context.Context) error {
 		errs = append(errs, redis.Dissolve(ctx))
 	}
 	return errors.Join(append(errs, store.Close())...)
-}
-
-// freePort returns a TCP port that is free on addr now: the dialplan must know the
-// hook's address before the daemon can listen there.
-func freePort(addr netip.Addr) (netip.AddrPort, error) {
-	l, err := net.Listen("tcp", netip.AddrPortFrom(addr, 0).String())
-	if err != nil {
-		return netip.AddrPort{}, fmt.Errorf("find a free port: %w", err)
-	}
-	at := l.Addr().(*net.TCPAddr).AddrPort() //nolint:forcetypeassert // a TCP listener has one
-	return at, l.Close()
 }

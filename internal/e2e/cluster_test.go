@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -295,14 +294,15 @@ func (c *cluster) everywhere(user string, at ...string) time.Duration {
 	return worst
 }
 
+// freePort keeps a port for this test: a listener of its own can take it.
 func freePort(t *testing.T, host netip.Addr) netip.AddrPort {
 	t.Helper()
-	l, err := net.Listen("tcp", netip.AddrPortFrom(host, 0).String())
+	at, release, err := fixtures.ReserveTCP(netip.AddrPortFrom(host, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).AddrPort()
+	t.Cleanup(release)
+	return at
 }
 
 // switchAPI runs an API command on a switch of either kind.

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -279,12 +278,13 @@ func (l *lab) eventually(what string, cond func() bool) {
 	}
 }
 
+// freePort keeps a port for this test: a listener of its own can take it.
 func freePort(t *testing.T, host netip.Addr) netip.AddrPort {
 	t.Helper()
-	l, err := net.Listen("tcp", netip.AddrPortFrom(host, 0).String())
+	at, release, err := fixtures.ReserveTCP(netip.AddrPortFrom(host, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).AddrPort()
+	t.Cleanup(release)
+	return at
 }
