@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -275,6 +276,9 @@ func nativeTransfers(t *testing.T, c *cluster) {
 	for _, by := range []string{"caller", "callee"} {
 		for _, attended := range []bool{false, true} {
 			what := fmt.Sprintf("by the %s, attended %v", by, attended)
+			for _, n := range at {
+				c.eventually(what+": the call before is over", func() bool { return len(c.joined(n)) == 0 })
+			}
 			out, in := c.callAs(a, b, "u1087")
 			who, mine, other := a, out, in
 			if by == "callee" {
@@ -285,6 +289,11 @@ func nativeTransfers(t *testing.T, c *cluster) {
 			if attended {
 				word, _ = c.callAs(who, target, "u1088")
 			}
+			calls := 1
+			if attended {
+				calls = 2
+			}
+			c.eventually(what+": the calls are joined", func() bool { return len(c.joined(at[who])) == calls })
 			if err := mine.Refer(c.ctx(), "sip:u1088@"+domain, word); err != nil {
 				t.Fatalf("%s: %v", what, err)
 			}
@@ -304,14 +313,35 @@ func nativeTransfers(t *testing.T, c *cluster) {
 				}
 			}
 			// Who is left are connected: one hangs up, and the other hears of it. A real
-			// switch that is told in the middle of a transfer forgets the other.
+			// switch that is told before it has joined the two forgets the other.
 			c.eventually(what+": the two are connected", func() bool {
-				return strings.Contains(c.api(at[who], "show bridged_calls as json"), `"row_count":1`) ||
-					strings.Contains(c.api(at[who], "show bridged_calls as json"), `"row_count": 1`)
+				calls := c.joined(at[who])
+				return len(calls) == 1 && strings.HasPrefix(calls[0][0], "sofia/mesh/") && strings.HasPrefix(calls[0][1], "sofia/mesh/")
 			})
 			c.hangup(other, last)
 		}
 	}
+}
+
+// joined returns the calls of a real switch whose two channels are joined, as the
+// names of both. A phone knows of its answer a moment earlier, and a switch that is
+// asked for a transfer in that moment agrees and does nothing.
+func (c *cluster) joined(n *node) [][2]string {
+	c.t.Helper()
+	var list struct {
+		Rows []struct {
+			A string `json:"name"`
+			B string `json:"b_name"`
+		} `json:"rows"`
+	}
+	if err := json.Unmarshal([]byte(c.api(n, "show bridged_calls as json")), &list); err != nil {
+		c.t.Fatal(err)
+	}
+	var out [][2]string
+	for _, r := range list.Rows {
+		out = append(out, [2]string{r.A, r.B})
+	}
+	return out
 }
 
 // nativeDelay prints how long a caller waits for the first ring, to a phone of the
