@@ -21,6 +21,10 @@ var (
 	// that a reader asked for a repair: publish everything again.
 	ErrLost = errors.New("the store lost this node's records")
 
+	// ErrNoMesh says that the store answered and holds no node at all: it is empty, or
+	// another one than was meant.
+	ErrNoMesh = errors.New("the store knows no node at all")
+
 	// ErrNoNode says that the store answered and holds no records of the node,
 	// not even the mark of an empty publication.
 	ErrNoNode = errors.New("the store knows no records of this node")

@@ -38,7 +38,8 @@ lists everything, as it comes and in no order; nothing on the way holds more tha
 small part of it, so a million registrations are no more trouble than ten.
 
 With --output json a page is one object, with "next" as the cursor of the next page,
-and --all writes one registration a line (JSON Lines).
+and --all writes one registration a line (JSON Lines), and the age of the data to
+standard error.
 
 With --registry, when no daemon answers, Redis is read directly, as by lookup. It has no
 order, so there are no cursors; without --all it ends after --limit devices.`,
@@ -128,11 +129,16 @@ func (l *listing) run(ctx context.Context, out, errs io.Writer) error {
 	if err != nil {
 		return errors.Join(p.flush(), err)
 	}
-	if l.json() && (l.all || end.Source == control.SourceRegistry) {
+	switch {
+	case l.json() && l.all: // what comes out is registrations alone
+		err := p.flush()
+		_, failed := fmt.Fprintf(errs, "%s, %s.\n%s", count(p.count, "device"), dataAge(end.DataAge), way)
+		return errors.Join(err, failed)
+	case l.json() && p.more:
+		_, failed := io.WriteString(errs, "There are more: add --all.\n")
+		return errors.Join(p.flush(), failed)
+	case l.json():
 		return p.flush()
-	}
-	if l.json() {
-		return nil
 	}
 	return p.end(end.DataAge, next, way)
 }
@@ -140,17 +146,26 @@ func (l *listing) run(ctx context.Context, out, errs io.Writer) error {
 // readStore lists from the store itself. The timeout bounds each call of the store, as
 // the store has a bound of its own.
 func (l *listing) readStore(ctx context.Context, d *app.Direct, p *listPrinter) error {
+	page := control.ListReply{Registrations: []control.Listed{}, Source: control.SourceRegistry}
+	n := 0
 	_, err := d.ListAll(ctx, l.ListQuery, func(reg *control.Listed) error {
-		if !l.all && p.count == l.Limit {
+		if n++; !l.all && n > l.Limit {
 			p.more = true
 			return errEnough
 		}
+		if l.json() && !l.all {
+			page.Registrations = append(page.Registrations, *reg)
+			return nil
+		}
 		return p.add(reg)
 	})
-	if errors.Is(err, errEnough) {
-		return nil
+	if err != nil && !errors.Is(err, errEnough) {
+		return err
 	}
-	return err
+	if l.json() && !l.all {
+		return writeJSON(p.out, page)
+	}
+	return nil
 }
 
 // listPrinter writes registrations as they come, in tables of listRows rows whose columns

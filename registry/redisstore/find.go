@@ -24,7 +24,7 @@ const (
 // them. alive names the nodes that hold their lease.
 //
 // Redis looks at every record of every node, and sends those of the AOR only. The
-// error is registry.ErrNoNode when the store answers and knows no node at all:
+// error is registry.ErrNoMesh when the store answers and knows no node at all:
 // then it is empty, or another one. Any other error means that the answer is
 // incomplete, and none is given.
 func (s *Store) Find(ctx context.Context, aor pbxmesh.AOR) (found []pbxmesh.Registration, alive map[pbxmesh.NodeID]bool, err error) {
@@ -39,7 +39,7 @@ func (s *Store) Find(ctx context.Context, aor pbxmesh.AOR) (found []pbxmesh.Regi
 		}
 	}
 	if len(nodes) == 0 {
-		return nil, nil, fmt.Errorf("%w: redis: no node stands under %s", registry.ErrNoNode, s.membersKey())
+		return nil, nil, fmt.Errorf("%w: redis: nothing stands under %s", registry.ErrNoMesh, s.membersKey())
 	}
 	leases, _, err := s.Leases(ctx, nodes)
 	if err != nil {

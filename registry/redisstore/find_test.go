@@ -29,8 +29,8 @@ func TestFind(t *testing.T) {
 				}
 				return a
 			}
-			if _, _, err := s.Find(t.Context(), aor("1@pbx.test")); !errors.Is(err, registry.ErrNoNode) {
-				t.Fatalf("in an empty store: err %v, want %v", err, registry.ErrNoNode)
+			if _, _, err := s.Find(t.Context(), aor("1@pbx.test")); !errors.Is(err, registry.ErrNoMesh) {
+				t.Fatalf("in an empty store: err %v, want %v", err, registry.ErrNoMesh)
 			}
 			for _, id := range []pbxmesh.NodeID{"buffalo", "london"} {
 				if err := s.Announce(t.Context(), registry.Announcement{Node: pbxmesh.Node{ID: id}}); err != nil {

@@ -18,7 +18,7 @@ import (
 //
 // It holds one page of Redis and one number per selected registration of one node.
 // Redis looks at every record of the selected nodes, and sends those that fit. Errors
-// are those of Find; what was given before stands.
+// are those of Find, and registry.ErrNoNode for a node that is none; what was given before stands.
 func (s *Store) Stream(ctx context.Context, f registry.Filter, each func(reg *pbxmesh.Registration, alive bool) error) error {
 	members, _, err := s.Members(ctx)
 	if err != nil {
@@ -31,7 +31,7 @@ func (s *Store) Stream(ctx context.Context, f registry.Filter, each func(reg *pb
 		}
 	}
 	if len(nodes) == 0 {
-		return fmt.Errorf("%w: redis: no node stands under %s", registry.ErrNoNode, s.membersKey())
+		return fmt.Errorf("%w: redis: nothing stands under %s", registry.ErrNoMesh, s.membersKey())
 	}
 	if f.Node != "" && !slices.Contains(nodes, f.Node) {
 		return fmt.Errorf("%w: redis: no node is called %s", registry.ErrNoNode, f.Node)

@@ -23,8 +23,8 @@ func TestStream(t *testing.T) {
 			t.Parallel()
 			s := open(t, o)
 			all := func(*pbxmesh.Registration, bool) error { return nil }
-			if err := s.Stream(t.Context(), registry.Filter{}, all); !errors.Is(err, registry.ErrNoNode) {
-				t.Fatalf("in an empty store: err %v, want %v", err, registry.ErrNoNode)
+			if err := s.Stream(t.Context(), registry.Filter{}, all); !errors.Is(err, registry.ErrNoMesh) {
+				t.Fatalf("in an empty store: err %v, want %v", err, registry.ErrNoMesh)
 			}
 			const each = 5000
 			publish := func(id pbxmesh.NodeID) {
