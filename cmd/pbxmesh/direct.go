@@ -9,7 +9,6 @@ import (
 	"pbxmesh/internal/app"
 	"pbxmesh/internal/config"
 	"pbxmesh/internal/control"
-	"pbxmesh/registry"
 )
 
 // orDirect asks the daemon, and when none answers and store names a registry, reads
@@ -36,11 +35,7 @@ func orDirect(ctx context.Context, store string, ask func() error, read func(con
 		return "", fmt.Errorf("%s; and %w", noDaemon.Error(), err)
 	}
 	defer d.Close()
-	err = read(ctx, d)
-	if errors.Is(err, registry.ErrNoMesh) {
-		err = fmt.Errorf("%w; is it the mesh's Redis, database and registry.key_prefix? The daemon's configuration file tells: --registry pbxmesh.yaml", err)
-	}
-	if err != nil {
+	if err := read(ctx, d); err != nil {
 		return "", fmt.Errorf("%s; and read the registry: %w", noDaemon.Error(), err)
 	}
 	return "Read from Redis directly: " + noDaemon.Error() + ".\n", nil

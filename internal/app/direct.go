@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"pbxmesh"
@@ -43,7 +44,7 @@ func (d *Direct) Close() error { return d.store.Close() }
 func (d *Direct) Lookup(ctx context.Context, aor pbxmesh.AOR) (*control.LookupReply, error) {
 	found, alive, err := d.store.Find(ctx, aor)
 	if err != nil {
-		return nil, err
+		return nil, remedy(err)
 	}
 	reply := &control.LookupReply{AOR: aor, Registrations: []control.Registration{}, Source: control.SourceRegistry}
 	now := time.Now()
@@ -70,7 +71,15 @@ func (d *Direct) ListAll(ctx context.Context, q control.ListQuery, each func(*co
 		end.Count++
 		return each(&control.Listed{AOR: reg.AOR, Registration: control.NewRegistration(reg, lifeSign(alive), now)})
 	})
-	return end, err
+	return end, remedy(err)
+}
+
+// remedy says what to do where no mesh was found.
+func remedy(err error) error {
+	if !errors.Is(err, registry.ErrNoMesh) {
+		return err
+	}
+	return fmt.Errorf("%w; is it the mesh's Redis, database and registry.key_prefix? The daemon's configuration file tells: --registry pbxmesh.yaml", err)
 }
 
 func lifeSign(alive bool) string {
