@@ -29,7 +29,7 @@ type BridgeOptions struct {
 // [A-Za-z0-9._-] and IPv4 addresses only, each checked here once more, because a
 // Plan's fields are open and a bridge string is what callers pay for.
 //
-//	{presence_id=1001@pbx.test}${sofia_contact(internal/1001@pbx.test)}
+//	{presence_id=1001@pbx.test,sip_invite_domain=pbx.test}${sofia_contact(internal/1001@pbx.test)}
 //	sofia/mesh/sip:1001@pbx.test;fs_path=sip:192.0.2.2:5090|sofia/mesh/...
 //
 // "," rings the targets of a group together and "|" goes on to the next group when
@@ -43,6 +43,9 @@ type BridgeOptions struct {
 //
 // A remote leg keeps the AOR as request URI, for the far dialplan reads the
 // tenant from it, and fs_path carries it to the node's address with no DNS query.
+//
+// sip_invite_domain shows the phone a caller of the tenant's domain, as FreeSWITCH's own
+// user/ dial string does; without it, one of the switch's address.
 //
 // presence_id lights the callee's lamp (BLF). In front of one local leg "[..]" is
 // exact. But sofia_contact lists several devices with ",", and "[..]" then covers
@@ -80,9 +83,9 @@ func (p Plan) BridgeString(o BridgeOptions) string {
 	for _, g := range p.Targets {
 		legs += len(g)
 	}
-	b := make([]byte, 0, 16+len(aor)+legs*(2*len(aor)+len(o.MeshProfile)+64))
+	b := make([]byte, 0, 48+2*len(aor)+legs*(4*len(aor)+len(o.MeshProfile)+96))
 	if mode == presenceAll {
-		b = append(append(append(b, "{presence_id="...), aor...), '}')
+		b = append(p.callee(append(b, '{'), aor), '}')
 	}
 	empty := len(b)
 	for gi, g := range p.Targets {
@@ -104,7 +107,7 @@ func (p Plan) BridgeString(o BridgeOptions) string {
 				continue
 			}
 			if mode == presenceLocal {
-				b = append(append(append(b, "[presence_id="...), aor...), ']')
+				b = append(p.callee(append(b, '['), aor), ']')
 			}
 			b = append(append(b, "${sofia_contact("...), o.profile(t)...)
 			b = append(append(append(b, '/'), aor...), ")}"...)
@@ -114,6 +117,12 @@ func (p Plan) BridgeString(o BridgeOptions) string {
 		return ""
 	}
 	return string(b)
+}
+
+// callee appends the variables of a local leg.
+func (p *Plan) callee(b []byte, aor string) []byte {
+	b = append(append(b, "presence_id="...), aor...)
+	return append(append(b, ",sip_invite_domain="...), p.AOR.Domain()...)
 }
 
 // profile returns the sofia profile of a local target.

@@ -15,15 +15,17 @@ import (
 // only '{', '[', '$', '(', ',' and '|' are those that this grammar spells out.
 var bridgeGrammar = func() *regexp.Regexp {
 	const (
-		aor     = `[a-z0-9._+-]{1,64}@[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*`
+		domain  = `[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*`
+		aor     = `[a-z0-9._+-]{1,64}@` + domain
+		callee  = `presence_id=` + aor + `,sip_invite_domain=` + domain
 		profile = `[A-Za-z0-9._-]{1,64}`
 		octet   = `(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])`
 		addr    = octet + `\.` + octet + `\.` + octet + `\.` + octet + `:[1-9][0-9]{0,4}`
-		local   = `(?:\[presence_id=` + aor + `\])?\$\{sofia_contact\(` + profile + `/` + aor + `\)\}`
+		local   = `(?:\[` + callee + `\])?\$\{sofia_contact\(` + profile + `/` + aor + `\)\}`
 		remote  = `sofia/` + profile + `/sip:` + aor + `;fs_path=sip:` + addr
 		leg     = `(?:` + local + `|` + remote + `)`
 	)
-	return regexp.MustCompile(`\A(?:\{presence_id=` + aor + `\})?` + leg + `(?:[,|]` + leg + `)*\z`)
+	return regexp.MustCompile(`\A(?:\{` + callee + `\})?` + leg + `(?:[,|]` + leg + `)*\z`)
 }()
 
 func TestBridgeString(t *testing.T) {
@@ -33,8 +35,8 @@ func TestBridgeString(t *testing.T) {
 		tls    = "${sofia_contact(tls/1001@pbx.test)}"
 		london = "sofia/mesh/sip:1001@pbx.test;fs_path=sip:192.0.2.2:5090"
 		asia   = "sofia/mesh/sip:1001@pbx.test;fs_path=sip:192.0.2.3:5090"
-		each   = "[presence_id=1001@pbx.test]"
-		all    = "{presence_id=1001@pbx.test}"
+		each   = "[presence_id=1001@pbx.test,sip_invite_domain=pbx.test]"
+		all    = "{presence_id=1001@pbx.test,sip_invite_domain=pbx.test}"
 	)
 	suspect := observed("london", pbxmesh.ObservedSuspect, "")
 	tests := []struct {
@@ -170,7 +172,7 @@ func FuzzBridgeString(f *testing.F) {
 			t.Fatalf("%q is outside of the grammar", got)
 		}
 		rest := got
-		for _, part := range []string{"{presence_id=" + aor.String() + "}", "[presence_id=" + aor.String() + "]", "/" + aor.String() + ")}", "/sip:" + aor.String() + ";fs_path="} {
+		for _, part := range []string{"presence_id=" + aor.String() + ",sip_invite_domain=" + aor.Domain(), "/" + aor.String() + ")}", "/sip:" + aor.String() + ";fs_path="} {
 			rest = strings.ReplaceAll(rest, part, "")
 		}
 		if strings.Contains(rest, "@") {

@@ -30,11 +30,13 @@ func (e everybody) Lookup(_ context.Context, aor pbxmesh.AOR) ([]*pbxmesh.Regist
 
 // The grammars are written by hand from the rules and not from the code.
 const (
-	gAOR   = `[a-z0-9._+-]{1,64}@[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*`
+	gHost  = `[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*`
+	gAOR   = `[a-z0-9._+-]{1,64}@` + gHost
+	gVars  = `presence_id=` + gAOR + `,sip_invite_domain=` + gHost
 	gError = `error/(?:user_not_registered|invalid_number_format|destination_out_of_order|normal_temporary_failure|switch_congestion)`
 	gMesh  = `sofia/mesh/sip:` + gAOR + `;fs_path=sip:192\.0\.2\.2:5090`
 	gLocal = `\$\{sofia_contact\(internal/` + gAOR + `\)\}`
-	gAll   = `(?:\[presence_id=` + gAOR + `\]` + gLocal + `,` + gMesh + `|\{presence_id=` + gAOR + `\}` + gLocal + `)`
+	gAll   = `(?:\[` + gVars + `\]` + gLocal + `,` + gMesh + `|\{` + gVars + `\}` + gLocal + `)`
 )
 
 var (
@@ -42,7 +44,9 @@ var (
 	contactText = regexp.MustCompile(`\A(?:` + gError + `|` + gMesh + `|` + gAll + `)\z`)
 
 	actionText = regexp.MustCompile(`\A(?:set (?:hangup_after_bridge=true|continue_on_fail=true|pbxmesh_tried=` + gAOR +
-		`|pbxmesh_result=routed|pbxmesh_cause=NONE|pbxmesh_result=\$\{cond\(\$\{originate_disposition\} == SUCCESS \? answered : failed\)\}|pbxmesh_cause=\$\{originate_disposition\})` +
+		`|pbxmesh_result=routed|pbxmesh_cause=NONE|pbxmesh_result=\$\{cond\(\$\{originate_disposition\} == SUCCESS \? answered : failed\)\}|pbxmesh_cause=\$\{originate_disposition\}` +
+		`|domain_name=` + gHost + `|force_transfer_context=\$\{user_data\(` + gAOR + ` var user_context\)\})` +
+		`|export nolocal:(?:alert_info=\$\{alert_info\}|sip_auto_answer=\$\{sip_auto_answer_detected\})|hangup \$\{originate_disposition\}` +
 		`|bridge ` + gAll + `|transfer [A-Za-z0-9._+-]{1,64} XML [A-Za-z0-9._-]{1,253})\z`)
 )
 

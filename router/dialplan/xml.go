@@ -162,10 +162,20 @@ func (c *call) document() *document {
 			actions = append(actions, inline(name+"=true"))
 		}
 		actions = append(actions, inline(varTried+"="+c.aor.String()))
+	} else {
+		// As the context that pbxmesh fsconf writes. user_data is for later, when the
+		// directory may be asked.
+		actions = append(actions, inline("hangup_after_bridge=true"), inline("domain_name="+c.aor.Domain()),
+			set("force_transfer_context=${user_data("+c.aor.String()+" var user_context)}"),
+			action{Application: "export", Data: "nolocal:alert_info=${alert_info}"},
+			action{Application: "export", Data: "nolocal:sip_auto_answer=${sip_auto_answer_detected}"})
 	}
 	actions = append(actions, inline("pbxmesh_result=routed"), inline("pbxmesh_cause=NONE"),
 		action{Application: "bridge", Data: c.bridge})
-	if !c.fromMesh {
+	if c.fromMesh {
+		// Without it a callee who does not answer would be told as NORMAL_CLEARING.
+		actions = append(actions, action{Application: "hangup", Data: "${originate_disposition}"})
+	} else {
 		actions = append(actions,
 			// With hangup_after_bridge=false an answered call comes by here too.
 			set("pbxmesh_result=${cond(${originate_disposition} == SUCCESS ? answered : failed)}"),

@@ -8,9 +8,9 @@ import (
 func TestCalls(t *testing.T) {
 	t.Parallel()
 	const (
-		local1001  = "{presence_id=1001@pbx.test}${sofia_contact(internal/1001@pbx.test)}"
+		local1001  = "{presence_id=1001@pbx.test,sip_invite_domain=pbx.test}${sofia_contact(internal/1001@pbx.test)}"
 		london1002 = "sofia/mesh/sip:1002@pbx.test;fs_path=sip:192.0.2.2:5090"
-		both1003   = "[presence_id=1003@pbx.test]${sofia_contact(internal/1003@pbx.test)},sofia/mesh/sip:1003@pbx.test;fs_path=sip:192.0.2.2:5090"
+		both1003   = "[presence_id=1003@pbx.test,sip_invite_domain=pbx.test]${sofia_contact(internal/1003@pbx.test)},sofia/mesh/sip:1003@pbx.test;fs_path=sip:192.0.2.2:5090"
 	)
 	routed := wireSet("routed", "NONE", "continue_on_fail=true") // the recorded dialplan set hangup_after_bridge
 	failed := events("channel-execute-bridge", "execute-complete-failed")
@@ -72,13 +72,13 @@ func TestCalls(t *testing.T) {
 		{
 			"a call from the mesh rings here only",
 			dialling("1003", failed, with("variable_sofia_profile_name", "mesh"), with("variable_domain_name", "")),
-			wireEvents + routed + wireBridge("{presence_id=1003@pbx.test}${sofia_contact(internal/1003@pbx.test)}") + wireSet("failed", "NO_USER_RESPONSE"),
+			wireEvents + routed + wireBridge("{presence_id=1003@pbx.test,sip_invite_domain=pbx.test}${sofia_contact(internal/1003@pbx.test)}") + wireSet("failed", "NO_USER_RESPONSE"),
 			func(s Stats) bool { return s.Routed == 1 },
 		},
 		{
 			"a call from the mesh takes the tenant from the request, not from here",
 			dialling("1001", failed, with("variable_sofia_profile_name", "mesh"), with("variable_sip_req_host", "other.test")),
-			wireEvents + routed + wireBridge("{presence_id=1001@other.test}${sofia_contact(internal/1001@other.test)}") + wireSet("failed", "NO_USER_RESPONSE"),
+			wireEvents + routed + wireBridge("{presence_id=1001@other.test,sip_invite_domain=other.test}${sofia_contact(internal/1001@other.test)}") + wireSet("failed", "NO_USER_RESPONSE"),
 			func(s Stats) bool { return s.Routed == 1 },
 		},
 		{

@@ -17,10 +17,12 @@ var wireGrammar = func() *regexp.Regexp {
 	const (
 		uuid    = `[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}`
 		set     = `api uuid_setvar_multi ` + uuid + ` pbxmesh_result=(?:routed|answered|failed|not-registered|unreachable|invalid|unavailable|overloaded);pbxmesh_cause=[A-Z0-9_]{1,48}`
-		aor     = `[a-z0-9._+-]{1,64}@[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*`
+		domain  = `[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*`
+		aor     = `[a-z0-9._+-]{1,64}@` + domain
+		callee  = `presence_id=` + aor + `,sip_invite_domain=` + domain
 		addr    = `192\.0\.2\.[123]:5090`
-		leg     = `(?:(?:\[presence_id=` + aor + `\])?\$\{sofia_contact\(internal/` + aor + `\)\}|sofia/mesh/sip:` + aor + `;fs_path=sip:` + addr + `)`
-		bridge  = `sendmsg\ncall-command: execute\nexecute-app-name: bridge\nexecute-app-arg: (?:\{presence_id=` + aor + `\})?` + leg + `(?:[,|]` + leg + `)*`
+		leg     = `(?:(?:\[` + callee + `\])?\$\{sofia_contact\(internal/` + aor + `\)\}|sofia/mesh/sip:` + aor + `;fs_path=sip:` + addr + `)`
+		bridge  = `sendmsg\ncall-command: execute\nexecute-app-name: bridge\nexecute-app-arg: (?:\{` + callee + `\})?` + leg + `(?:[,|]` + leg + `)*`
 		back    = set + `\n\nresume\n\n`
 		forward = `myevents\n\n` + set + `(?:;hangup_after_bridge=true)?(?:;continue_on_fail=true)?\n\n` + bridge + `\n\n(?:` + set + `\n\n){0,2}`
 	)
