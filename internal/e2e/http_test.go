@@ -35,7 +35,9 @@ const stock = `<context name="default"><extension name="stock"><condition>` + go
 
 const meshContext = `<context name="mesh"><extension name="mesh-in">
   <condition field="destination_number" expression="^([A-Za-z0-9._+-]+)$">
-    <action application="bridge" data="[presence_id=$1@${sip_req_host}]${sofia_contact(internal/$1@${sip_req_host})}"/>
+    <action application="set" data="hangup_after_bridge=true"/>
+    <action application="bridge" data="{presence_id=$1@${sip_req_host},sip_invite_domain=${sip_req_host}}${sofia_contact(internal/$1@${sip_req_host})}"/>
+    <action application="hangup" data="${originate_disposition}"/>
   </condition></extension></context>`
 
 // xmlCurl is a node with mod_xml_curl and nothing else of the mesh: no mesh context,
@@ -58,7 +60,7 @@ func onlyCurl(at netip.AddrPort) []realswitch.Option {
       <extension name="mesh-out"><condition field="destination_number" expression="^([A-Za-z0-9._+-]+)$">
         <action application="set" data="hangup_after_bridge=true"/>
         <action application="set" data="continue_on_fail=true"/>
-        <action application="bridge" data="${sofia_contact(internal/$1@${domain_name})},${curl(http://pbxmesh:%[1]s@%[2]s/dialstring/$1@${domain_name} connect-timeout 1 timeout 2)}"/>
+        <action application="bridge" data="{presence_id=$1@${domain_name},sip_invite_domain=${domain_name}}${sofia_contact(internal/$1@${domain_name})},${curl(http://pbxmesh:%[1]s@%[2]s/dialstring/$1@${domain_name} connect-timeout 1 timeout 2)}"/>
         <action application="set" data="pbxmesh_result=failed"/>
         <action application="set" data="pbxmesh_cause=${originate_disposition}"/>`, httpToken, at) + goesOn + `
       </condition></extension>
@@ -218,6 +220,9 @@ func httpStories(t *testing.T, c *cluster, nobody string) {
 	if in.Source() != c.nodes["singapore"].sw.SIP() {
 		t.Errorf("the INVITE came from %s, want singapore's %s", in.Source(), c.nodes["singapore"].sw.SIP())
 	}
+	if got := in.From().URI; got.User != "1011" || got.Host != domain {
+		t.Errorf("the phone is shown %s@%s as the caller, want 1011@%s", got.User, got.Host, domain)
+	}
 	c.hangup(in, out)
 
 	t.Log("from another node")
@@ -229,6 +234,9 @@ func httpStories(t *testing.T, c *cluster, nobody string) {
 
 	t.Log("on the same node")
 	out, in = c.call(a, near)
+	if got := in.From().URI.Host; got != domain {
+		t.Errorf("the phone is shown a caller of %s, want %s", got, domain)
+	}
 	c.hangup(out, in)
 
 	t.Log("devices on two nodes ring both")
@@ -253,6 +261,10 @@ func httpStories(t *testing.T, c *cluster, nobody string) {
 	far.SetBehaviour(phone.Refuse(486))
 	if result, cause, _ := c.dialplan(a, "1014"); result != "failed" || cause != "USER_BUSY" {
 		t.Errorf("a busy callee gives pbxmesh_result %q, pbxmesh_cause %q", result, cause)
+	}
+	far.SetBehaviour(phone.Refuse(480))
+	if result, cause, _ := c.dialplan(a, "1014"); result != "failed" || cause != "NO_USER_RESPONSE" {
+		t.Errorf("a callee who is not available gives pbxmesh_result %q, pbxmesh_cause %q", result, cause)
 	}
 	far.SetBehaviour(phone.AutoAnswer(0))
 	out, in = c.call(a, far) // on a new channel, so it is asked for again
