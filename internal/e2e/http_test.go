@@ -220,9 +220,6 @@ func httpStories(t *testing.T, c *cluster, nobody string) {
 	if in.Source() != c.nodes["singapore"].sw.SIP() {
 		t.Errorf("the INVITE came from %s, want singapore's %s", in.Source(), c.nodes["singapore"].sw.SIP())
 	}
-	if got := in.From().URI; got.User != "1011" || got.Host != domain {
-		t.Errorf("the phone is shown %s@%s as the caller, want 1011@%s", got.User, got.Host, domain)
-	}
 	c.hangup(in, out)
 
 	t.Log("from another node")
@@ -234,9 +231,6 @@ func httpStories(t *testing.T, c *cluster, nobody string) {
 
 	t.Log("on the same node")
 	out, in = c.call(a, near)
-	if got := in.From().URI.Host; got != domain {
-		t.Errorf("the phone is shown a caller of %s, want %s", got, domain)
-	}
 	c.hangup(out, in)
 
 	t.Log("devices on two nodes ring both")

@@ -175,6 +175,9 @@ func (c *cluster) callAs(from, to *phone.Phone, number string) (out, in *phone.C
 	if err != nil {
 		c.t.Fatalf("%s was answered, but not by %s: %v", from.User(), to.User(), err)
 	}
+	if got := in.From().URI; got.User != from.User() || got.Host != domain {
+		c.t.Errorf("%s is shown %s@%s as the caller, want %s@%s", to.User(), got.User, got.Host, from.User(), domain)
+	}
 	c.t.Logf("%s calls %s: answered after %s", from.User(), number, time.Since(began).Round(100*time.Microsecond))
 	return out, in
 }
