@@ -43,6 +43,9 @@ func (a *App) DNSExplain(_ context.Context, name string, client netip.Addr) (*co
 	} else {
 		reply.Reasons = append(reply.Reasons, "this daemon is no name server (dns.listen is empty): a name server with the same preferences chooses as shown; ask one for the records")
 	}
+	if len(mesh.Nodes) == 0 {
+		reply.Reasons = append(reply.Reasons, "no node is known: name servers answer SERVFAIL for services until one announces itself; `pbxmesh nodes` and the daemon's log say why")
+	}
 	v := a.ranker.view.Load()
 	var e latency.Explanation
 	if v != nil {

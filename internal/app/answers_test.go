@@ -2,14 +2,26 @@ package app
 
 import (
 	"errors"
+	"net/netip"
 	"strings"
 	"testing"
 
 	"pbxmesh"
 	"pbxmesh/internal/control"
 	"pbxmesh/registry"
+	"pbxmesh/registry/memory"
 	"pbxmesh/registry/registrytest"
 )
+
+// A name server of a mesh without nodes says why nobody gets an answer.
+func TestExplainWithoutNodes(t *testing.T) {
+	t.Parallel()
+	o := observe(t, memory.New(memory.Options{}), "losangeles", "")
+	r, err := o.DNSExplain(t.Context(), "pbx.example.com", netip.MustParseAddr("198.51.100.7"))
+	if err != nil || len(r.Nodes) != 0 || !strings.Contains(strings.Join(r.Reasons, "\n"), "no node is known: name servers answer SERVFAIL") {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
 
 // A misspelt node is told from one without devices.
 func TestListOfNoSuchNode(t *testing.T) {
