@@ -362,7 +362,7 @@ func TestKeyFiles(t *testing.T) {
 			rewrite(t, keyFile(t, dir, ".key"), func(s string) string { return strings.Replace(s, " 3 13 ", " 3 14 ", 1) })
 		}},
 		{"revoked", "no key that signs", func(dir string) {
-			rewrite(t, keyFile(t, dir, ".key"), func(s string) string { return strings.Replace(s, "257", "385", 1) })
+			rewrite(t, keyFile(t, dir, ".key"), func(s string) string { return strings.Replace(s, "257 3 13 ", "385 3 13 ", 1) })
 		}},
 		{"pair of two", "does not belong", func(dir string) {
 			k, err := GenerateKey(t.TempDir(), "pbx.example.com", now, now)
