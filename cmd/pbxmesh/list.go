@@ -146,6 +146,7 @@ func (l *listing) run(ctx context.Context, out, errs io.Writer) error {
 // readStore lists from the store itself. The timeout bounds each call of the store, as
 // the store has a bound of its own.
 func (l *listing) readStore(ctx context.Context, d *app.Direct, p *listPrinter) error {
+	asPage := l.json() && !l.all
 	page := control.ListReply{Registrations: []control.Listed{}, Source: control.SourceRegistry}
 	n := 0
 	_, err := d.ListAll(ctx, l.ListQuery, func(reg *control.Listed) error {
@@ -153,7 +154,7 @@ func (l *listing) readStore(ctx context.Context, d *app.Direct, p *listPrinter) 
 			p.more = true
 			return errEnough
 		}
-		if l.json() && !l.all {
+		if asPage {
 			page.Registrations = append(page.Registrations, *reg)
 			return nil
 		}
@@ -162,7 +163,7 @@ func (l *listing) readStore(ctx context.Context, d *app.Direct, p *listPrinter) 
 	if err != nil && !errors.Is(err, errEnough) {
 		return err
 	}
-	if l.json() && !l.all {
+	if asPage {
 		return writeJSON(p.out, page)
 	}
 	return nil

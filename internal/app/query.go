@@ -114,18 +114,12 @@ const forgetWait = 2 * time.Second
 // members; every switch shuts it out. A node whose daemon still gives signs of life
 // is refused, because it would announce itself again.
 func (a *App) Forget(ctx context.Context, node pbxmesh.NodeID) error {
-	known := false
-	for _, m := range a.replica.Members() {
-		if m.Node.ID != node {
-			continue
-		}
-		known = true
-		if m.Local || m.LeaseHeld {
-			return fmt.Errorf("%w: the daemon of %s is alive; stop it first, then ask another node", control.ErrRefused, node)
-		}
+	m, err := a.member(node)
+	if err != nil {
+		return err
 	}
-	if !known {
-		return fmt.Errorf("%w: no node is called %s; `pbxmesh nodes` lists them", control.ErrRefused, node)
+	if m.Local || m.LeaseHeld {
+		return fmt.Errorf("%w: the daemon of %s is alive; stop it first, then ask another node", control.ErrRefused, node)
 	}
 	a.log.Info("node forgotten", "node", node)
 	if err := a.backend.Forget(ctx, node); err != nil {

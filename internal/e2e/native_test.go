@@ -105,9 +105,6 @@ func nativePairs(t *testing.T, c *cluster) {
 				if user := in.From().URI.User; user != phones[from].User() {
 					t.Errorf("%s to %s: caller id %q", from, to, user)
 				}
-				if host := in.From().URI.Host; host != domain {
-					t.Errorf("%s to %s: the phone is shown a caller at %q", from, to, host)
-				}
 				story := ""
 				for _, h := range in.Custom() {
 					if strings.EqualFold(h.Name, "X-Story") {
