@@ -78,7 +78,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		for outcome, n := range map[string]uint64{
 			"routed": s.Routed, "answered": s.Answered, "failed": s.Failed, "abandoned": s.Abandoned,
 			"not-registered": s.NotRegistered, "unreachable": s.Unreachable, "invalid": s.Invalid,
-			"unavailable": s.Unavailable, "overloaded": s.Overloaded, "lost": s.Lost,
+			"unavailable": s.Unavailable, "overloaded": s.Overloaded, "lost": s.Lost, "unnamed": s.Unnamed,
 		} {
 			counter(descCalls, float64(n), outcome)
 		}

@@ -58,8 +58,8 @@ func (c *Call) pop() *Event {
 	return e
 }
 
-// UUID returns the channel's Unique-ID.
-func (c *Call) UUID() string { return c.data.Get("Unique-ID") }
+// UUID returns the channel's Unique-ID. See Event.UniqueID.
+func (c *Call) UUID() string { return c.data.UniqueID() }
 
 // Get returns a header of the channel data that came with the call, decoded:
 // Get("Caller-Destination-Number"). It does not change afterwards.

@@ -148,6 +148,35 @@ func (e *Event) Sequence() uint64 {
 // CoreUUID returns Core-UUID, which changes when the switch restarts.
 func (e *Event) CoreUUID() string { return e.Get("Core-UUID") }
 
+// UniqueID returns the UUID of the event's channel as the switch itself writes it. A
+// UUID may be a phone's Call-ID, and the switch does not encode a "%41" in it once
+// more: only what it does encode is decoded here, so that a command finds the
+// channel. A literal "%40" cannot be told from an encoded "@" and is taken for it.
+func (e *Event) UniqueID() string { return decodeEncoded(e.raw("Unique-ID")) }
+
+// encodedBySwitch are the printable characters that the switch encodes (SWITCH_URL_UNSAFE).
+const encodedBySwitch = " #%&+:;<=>?@[\\]^`{|}\""
+
+func decodeEncoded(s string) string {
+	if strings.IndexByte(s, '%') < 0 {
+		return s
+	}
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '%' && i+2 < len(s) {
+			if n, err := strconv.ParseUint(s[i+1:i+3], 16, 8); err == nil {
+				if c := byte(n); c < ' ' || c > '~' || strings.IndexByte(encodedBySwitch, c) >= 0 {
+					b.WriteByte(c)
+					i += 2
+					continue
+				}
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}
+
 // Body returns a copy of the event's body, nil without one.
 func (e *Event) Body() []byte {
 	if e.body >= len(e.text) {

@@ -196,3 +196,22 @@ func TestMessagesRefuseInjection(t *testing.T) {
 		t.Errorf("the connection ended: %v", c.Err())
 	}
 }
+
+// TestUniqueID reads what the switch writes for UUIDs that are Call-IDs.
+func TestUniqueID(t *testing.T) {
+	t.Parallel()
+	for wire, want := range map[string]string{
+		"2f036e00-7eb9-44a5-9c03-aadb99d87568": "2f036e00-7eb9-44a5-9c03-aadb99d87568",
+		"5ea7a1dd-e7932921%40192.0.2.10":       "5ea7a1dd-e7932921@192.0.2.10",
+		"z97%3C8df%3E6d~8g6%2B7%26%25%3D%20x":  "z97<8df>6d~8g6+7&%= x",
+		"a%41%40h":                             "a%41@h", // the switch writes a literal %41 as it is
+		"%FF%C3%A9%0A":                         "\xff\u00e9\n",
+		"a%":                                   "a%",
+		"a%4":                                  "a%4",
+		"a%zz":                                 "a%zz",
+	} {
+		if got := ParseEvent("Unique-ID: " + wire + "\n").UniqueID(); got != want {
+			t.Errorf("%s: %q, want %q", wire, got, want)
+		}
+	}
+}

@@ -48,9 +48,9 @@ func (h *Hook) serve(ctx context.Context, sw switchCall) {
 	defer h.counters.active.Add(^uint64(0))
 	c := &call{h: h, sw: sw, uuid: sw.UUID(), start: time.Now()}
 	if !validUUID(c.uuid) {
-		// Without it no command can name the channel.
-		h.counters.lost.Add(1)
-		h.log.Warn("the channel data has no channel UUID, the call goes on without us", "uuid", fmt.Sprintf("%.40q", c.uuid))
+		// No command may name the channel, and no event of it would be known.
+		h.counters.unnamed.Add(1)
+		h.log.Warn("the channel data has no channel UUID that a command may name, the call goes on without us", "uuid", fmt.Sprintf("%.40q", c.uuid))
 		return
 	}
 
@@ -173,7 +173,7 @@ func (c *call) command(ctx context.Context, bridge string) bool {
 	if err == nil {
 		// A refusal (the channel has just gone, no `full`) does not keep the call
 		// from being bridged.
-		if _, err = c.sw.API(ctx, setCommand(c.uuid, Routed, causeNone, defaults)); isRefusal(err) {
+		if err = c.variables(ctx, Routed, causeNone, defaults); isRefusal(err) {
 			c.unset(err)
 			err = nil
 		}
@@ -272,7 +272,7 @@ func (c *call) matters(ev *esl.Event) bool {
 	default:
 		return false
 	}
-	return ev.Get("Unique-ID") == c.uuid
+	return ev.UniqueID() == c.uuid
 }
 
 // result reads how a bridge ended. originate_disposition is SUCCESS once somebody
@@ -313,23 +313,40 @@ func (c *call) giveBack(ctx context.Context, o Outcome, cause string) {
 
 // set sets our variables and reports whether the switch answered at all.
 func (c *call) set(ctx context.Context, o Outcome, cause string) bool {
-	_, err := c.sw.API(ctx, setCommand(c.uuid, o, cause, nil))
+	err := c.variables(ctx, o, cause, nil)
 	if err != nil {
 		c.unset(err)
 	}
 	return err == nil || isRefusal(err)
 }
 
+// errUnnamed refuses a channel whose UUID no API command can carry.
+var errUnnamed = errors.New("no API command can name this channel")
+
+// variables sets them, or returns the first error.
+func (c *call) variables(ctx context.Context, o Outcome, cause string, defaults []string) error {
+	cmds := setCommands(c.uuid, o, cause, defaults)
+	if cmds == nil {
+		return errUnnamed
+	}
+	for _, cmd := range cmds {
+		if _, err := c.sw.API(ctx, cmd); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (c *call) unset(err error) {
 	c.h.counters.unset.Add(1)
-	c.h.log.Warn("pbxmesh_result is not set: the channel is gone, or the dialplan calls us without `full`",
+	c.h.log.Warn("pbxmesh_result is not set: the channel is gone, its UUID has blanks and quotes, or the dialplan calls us without `full`",
 		"aor", c.record.AOR, "uuid", c.uuid, "err", err)
 }
 
-// isRefusal reports whether the switch said no and the connection is well.
+// isRefusal reports whether the answer was no and the connection is well.
 func isRefusal(err error) bool {
 	var refused *esl.ReplyError
-	return errors.As(err, &refused)
+	return errors.As(err, &refused) || errors.Is(err, errUnnamed)
 }
 
 // done counts and reports the call: routed, or given back.

@@ -1,6 +1,7 @@
 package socket
 
 import (
+	"strings"
 	"testing"
 )
 
@@ -128,8 +129,24 @@ func TestCalls(t *testing.T) {
 			func(s Stats) bool { return s.Routed == 1 },
 		},
 		{
-			"a channel without a UUID", dialling("1001", with("Unique-ID", "1 pbxmesh_result=x")), "resume\n\n",
-			func(s Stats) bool { return s.Lost == 1 && s.Routed == 0 },
+			"a channel without a UUID that a command may name", dialling("1001", with("Unique-ID", "1\n\napi system id")), "resume\n\n",
+			func(s Stats) bool { return s.Unnamed == 1 && s.Routed == 0 },
+		},
+		{
+			"a caller's Call-ID as UUID",
+			dialling("1002", failed, with("Unique-ID", "5ea7<1d>&d%e=7@192.0.2.10"), changed("Unique-ID", "5ea7<1d>&d%e=7@192.0.2.10")),
+			strings.ReplaceAll(wireEvents+routed+wireBridge(london1002)+wireSet("failed", "NO_USER_RESPONSE"), testUUID, "5ea7<1d>&d%e=7@192.0.2.10"),
+			func(s Stats) bool { return s.Routed == 1 && s.Failed == 1 },
+		},
+		{
+			"a UUID with a blank", dialling("1009", with("Unique-ID", "1 pbxmesh_result=x")),
+			"api uuid_setvar '1 pbxmesh_result=x' pbxmesh_result not-registered\n\napi uuid_setvar '1 pbxmesh_result=x' pbxmesh_cause USER_NOT_REGISTERED\n\nresume\n\n",
+			func(s Stats) bool { return s.NotRegistered == 1 && s.Unset == 0 },
+		},
+		{
+			"a UUID that no command carries is bridged, without variables",
+			dialling("1002", failed, with("Unique-ID", "it's 1"), changed("Unique-ID", "it's 1")),
+			wireEvents + wireBridge(london1002), func(s Stats) bool { return s.Routed == 1 && s.Failed == 1 && s.Unset == 2 },
 		},
 		{
 			"the end of another application does not count",

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -190,8 +189,19 @@ func edit(text string, changes map[string]string) string {
 	return front.String() + b.String()
 }
 
-// encode is the switch's percent encoding of header values.
-func encode(v string) string { return strings.ReplaceAll(url.QueryEscape(v), "+", "%20") }
+// encode is the switch's percent encoding of header values, but for a "%41" of the
+// value itself, which the switch leaves as it is.
+func encode(v string) string {
+	var b strings.Builder
+	for i := range len(v) {
+		if c := v[i]; c < ' ' || c > '~' || strings.IndexByte(" #%&+:;<=>?@[\\]^`{|}\"", c) >= 0 {
+			fmt.Fprintf(&b, "%%%02X", c)
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
+}
 
 // readCommand reads up to the blank line, which it leaves out.
 func readCommand(in *bufio.Reader) (string, error) {

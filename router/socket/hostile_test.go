@@ -15,16 +15,21 @@ import (
 // letters, digits and . _ + - in the place of a user.
 var wireGrammar = func() *regexp.Regexp {
 	const (
-		uuid    = `[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}`
-		set     = `api uuid_setvar_multi ` + uuid + ` pbxmesh_result=(?:routed|answered|failed|not-registered|unreachable|invalid|unavailable|overloaded);pbxmesh_cause=[A-Z0-9_]{1,48}`
-		domain  = `[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*`
-		aor     = `[a-z0-9._+-]{1,64}@` + domain
-		callee  = `presence_id=` + aor + `,sip_invite_domain=` + domain
-		addr    = `192\.0\.2\.[123]:5090`
-		leg     = `(?:(?:\[` + callee + `\])?\$\{sofia_contact\(internal/` + aor + `\)\}|sofia/mesh/sip:` + aor + `;fs_path=sip:` + addr + `)`
-		bridge  = `sendmsg\ncall-command: execute\nexecute-app-name: bridge\nexecute-app-arg: (?:\{` + callee + `\})?` + leg + `(?:[,|]` + leg + `)*`
-		back    = set + `\n\nresume\n\n`
-		forward = `myevents\n\n` + set + `(?:;hangup_after_bridge=true)?(?:;continue_on_fail=true)?\n\n` + bridge + `\n\n(?:` + set + `\n\n){0,2}`
+		uuid     = `[^\x00-\x20\x7f]{1,256}`
+		quoted   = `api uuid_setvar '[^\x00-\x1f\x7f'\\]{1,256}' `
+		result   = `(?:routed|answered|failed|not-registered|unreachable|invalid|unavailable|overloaded)`
+		set      = `api uuid_setvar_multi ` + uuid + ` pbxmesh_result=` + result + `;pbxmesh_cause=[A-Z0-9_]{1,48}`
+		singly   = quoted + `pbxmesh_result ` + result + `\n\n` + quoted + `pbxmesh_cause [A-Z0-9_]{1,48}`
+		domain   = `[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*`
+		aor      = `[a-z0-9._+-]{1,64}@` + domain
+		callee   = `presence_id=` + aor + `,sip_invite_domain=` + domain
+		addr     = `192\.0\.2\.[123]:5090`
+		leg      = `(?:(?:\[` + callee + `\])?\$\{sofia_contact\(internal/` + aor + `\)\}|sofia/mesh/sip:` + aor + `;fs_path=sip:` + addr + `)`
+		bridge   = `sendmsg\ncall-command: execute\nexecute-app-name: bridge\nexecute-app-arg: (?:\{` + callee + `\})?` + leg + `(?:[,|]` + leg + `)*`
+		back     = `(?:` + set + `\n\n|` + singly + `\n\n)?resume\n\n`
+		defaults = `(?:` + quoted + `hangup_after_bridge true\n\n)?(?:` + quoted + `continue_on_fail true\n\n)?`
+		first    = `(?:` + set + `(?:;hangup_after_bridge=true)?(?:;continue_on_fail=true)?\n\n|` + singly + `\n\n` + defaults + `)?`
+		forward  = `myevents\n\n` + first + bridge + `\n\n(?:` + set + `\n\n|` + singly + `\n\n){0,2}`
 	)
 	return regexp.MustCompile(`\Aconnect\n\n(?:` + back + `|` + forward + `)\z`)
 }()

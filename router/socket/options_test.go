@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -110,9 +111,9 @@ func TestOptions(t *testing.T) {
 func TestVocabulary(t *testing.T) {
 	t.Parallel()
 	for s, want := range map[string]bool{
-		testUUID: true, strings.ToUpper(testUUID): true, "": false, testUUID + " ": false, testUUID[:35]: false,
-		"2f036e00-7eb9-44a5-9c03-aadb99d8756g": false, "2f036e00x7eb9-44a5-9c03-aadb99d87568": false,
-		"2f036e00-7eb9-44a5-9c03-aadb99d875\n8": false, strings.Repeat("-", 36): false,
+		testUUID: true, "": false, "5ea7a1dd-e7932921@192.0.2.10": true, "my-call-1": true, "my call": true, "z97<8df>6d~8g6+7sdg@h": true,
+		"a%41&=;b": true, `it's "x"`: true, "\xff\xfe@h": true, "2f036e00-7eb9-44a5-9c03-aadb99d875\n8": false, "a\x00": false, "\x7f": false,
+		strings.Repeat("-", 256): true, strings.Repeat("-", 257): false,
 	} {
 		if validUUID(s) != want {
 			t.Errorf("validUUID(%q) is %v", s, !want)
@@ -126,8 +127,16 @@ func TestVocabulary(t *testing.T) {
 			t.Errorf("validCause(%q) is %v", s, !want)
 		}
 	}
-	if got := setCommand(testUUID, Failed, "x;y", nil); strings.Contains(got, "x;y") {
-		t.Errorf("setCommand passed a hostile cause on: %q", got)
+	for uuid, want := range map[string][]string{
+		testUUID:                       {"uuid_setvar_multi " + testUUID + " pbxmesh_result=failed;pbxmesh_cause=NORMAL_UNSPECIFIED;a=true"},
+		"5ea7a1dd-e7932921@192.0.2.10": {"uuid_setvar_multi 5ea7a1dd-e7932921@192.0.2.10 pbxmesh_result=failed;pbxmesh_cause=NORMAL_UNSPECIFIED;a=true"},
+		`<'x\"&;=>`:                    {`uuid_setvar_multi <'x\"&;=> pbxmesh_result=failed;pbxmesh_cause=NORMAL_UNSPECIFIED;a=true`},
+		"my call":                      {"uuid_setvar 'my call' pbxmesh_result failed", "uuid_setvar 'my call' pbxmesh_cause NORMAL_UNSPECIFIED", "uuid_setvar 'my call' a true"},
+		"my call's":                    nil, `my \call`: nil, "a\nb": nil, " a": nil,
+	} {
+		if got := setCommands(uuid, Failed, "x;y", []string{"a"}); !slices.Equal(got, want) {
+			t.Errorf("%q: commands %q, want %q", uuid, got, want)
+		}
 	}
 	for r, want := range map[router.Result]Outcome{
 		router.ResultNotRegistered: NotRegistered, router.ResultUnreachable: Unreachable, router.ResultInvalid: Invalid, router.ResultRouted: Unreachable,

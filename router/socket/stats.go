@@ -15,6 +15,7 @@ type Stats struct {
 	NotRegistered, Unreachable, Invalid uint64
 	Unavailable, Overloaded             uint64
 	Lost                                uint64 // the switch closed or did not answer before the bridge command
+	Unnamed                             uint64 // the channel has no UUID that a command may carry
 	Released                            uint64 // let go while ringing or talking: Shutdown, CallLimit
 	Unset                               uint64 // given back without the variables
 	Panics                              uint64
@@ -35,7 +36,7 @@ type Record struct {
 }
 
 type counters struct {
-	calls, active, lost, released, unset, panics atomic.Uint64
+	calls, active, lost, unnamed, released, unset, panics atomic.Uint64
 
 	routed, answered, failed, abandoned, notRegistered,
 	unreachable, invalid, unavailable, overloaded atomic.Uint64
@@ -72,7 +73,7 @@ func (h *Hook) Stats() Stats {
 		Routed: c.routed.Load(), Answered: c.answered.Load(), Failed: c.failed.Load(), Abandoned: c.abandoned.Load(),
 		NotRegistered: c.notRegistered.Load(), Unreachable: c.unreachable.Load(), Invalid: c.invalid.Load(),
 		Unavailable: c.unavailable.Load(), Overloaded: c.overloaded.Load(),
-		Lost: c.lost.Load(), Released: c.released.Load(), Unset: c.unset.Load(), Panics: c.panics.Load() + h.ask.Panics(),
+		Lost: c.lost.Load(), Unnamed: c.unnamed.Load(), Released: c.released.Load(), Unset: c.unset.Load(), Panics: c.panics.Load() + h.ask.Panics(),
 		Lookups: h.ask.Running(),
 	}
 }

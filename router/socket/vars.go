@@ -1,6 +1,8 @@
 package socket
 
 import (
+	"strings"
+
 	"pbxmesh/router"
 )
 
@@ -48,18 +50,43 @@ func giveBackFor(r router.Result) (Outcome, string) {
 	}
 }
 
-// setCommand returns the API command that sets our two variables, and those of
-// bridgeDefaults that the dialplan has not set itself. Every part of it comes from
-// a fixed vocabulary but the UUID and the cause, which are checked here.
-func setCommand(uuid string, o Outcome, cause string, defaults []string) string {
+// setCommands returns the API commands that set our two variables, and those of
+// bridgeDefaults that the dialplan has not set itself: one as a rule. Every part of
+// them comes from a fixed vocabulary but the UUID and the cause, which are checked
+// here. nil says that no command can name the channel.
+//
+// uuid_setvar_multi takes everything up to the first blank for the UUID, whatever it
+// is made of. One with a blank needs uuid_setvar, which knows quotes and takes one
+// variable at a time.
+func setCommands(uuid string, o Outcome, cause string, defaults []string) []string {
 	if !validCause(cause) {
 		cause = causeUnspecified
 	}
-	cmd := "uuid_setvar_multi " + uuid + " pbxmesh_result=" + string(o) + ";pbxmesh_cause=" + cause
+	set := [][2]string{{"pbxmesh_result", string(o)}, {"pbxmesh_cause", cause}}
 	for _, name := range defaults {
-		cmd += ";" + name + "=true"
+		set = append(set, [2]string{name, "true"})
 	}
-	return cmd
+	switch {
+	case !validUUID(uuid):
+		return nil
+	case strings.IndexByte(uuid, ' ') < 0:
+		cmd := "uuid_setvar_multi " + uuid
+		for i, v := range set {
+			sep := byte(';')
+			if i == 0 {
+				sep = ' '
+			}
+			cmd += string(sep) + v[0] + "=" + v[1]
+		}
+		return []string{cmd}
+	case strings.ContainsAny(uuid, `'\`) || strings.TrimSpace(uuid) != uuid:
+		return nil
+	}
+	var cmds []string
+	for _, v := range set {
+		cmds = append(cmds, "uuid_setvar '"+uuid+"' "+v[0]+" "+v[1])
+	}
+	return cmds
 }
 
 // bridgeDefaults are read from the calling channel, a bridge string cannot set
@@ -68,22 +95,19 @@ func setCommand(uuid string, o Outcome, cause string, defaults []string) string 
 // to voicemail. A dialplan that set them, to whatever value, keeps its choice.
 var bridgeDefaults = [...]string{"hangup_after_bridge", "continue_on_fail"}
 
-// validUUID allows the form of FreeSWITCH's channel UUIDs, 8-4-4-4-12 hex digits.
+// maxUUIDLen is the longest that FreeSWITCH keeps (SWITCH_UUID_FORMATTED_LENGTH).
+const maxUUIDLen = 256
+
+// validUUID allows what a switch may call a channel: by itself 8-4-4-4-12 hex digits,
+// else a caller's Call-ID (inbound-use-callid-as-uuid) or what a dial string says
+// (origination_uuid), of any alphabet. A control character would end a command.
 func validUUID(s string) bool {
-	if len(s) != 36 {
+	if s == "" || len(s) > maxUUIDLen {
 		return false
 	}
 	for i := range len(s) {
-		c := s[i]
-		switch i {
-		case 8, 13, 18, 23:
-			if c != '-' {
-				return false
-			}
-		default:
-			if (c < '0' || c > '9') && (c < 'a' || c > 'f') && (c < 'A' || c > 'F') {
-				return false
-			}
+		if s[i] < ' ' || s[i] == 0x7f {
+			return false
 		}
 	}
 	return true
