@@ -34,6 +34,9 @@ var wireGrammar = func() *regexp.Regexp {
 	return regexp.MustCompile(`\Aconnect\n\n(?:` + back + `|` + forward + `)\z`)
 }()
 
+// setLines are the commands that name the channel.
+var setLines = regexp.MustCompile(`api uuid_setvar[^\n]*\n\n`)
+
 // hostile are numbers that somebody may dial to reach what they must not.
 func hostile() []string {
 	return []string{
@@ -112,6 +115,7 @@ func FuzzHook(f *testing.F) {
 			domain = "pbx.test" // the recorded request's host
 		}
 		aor, err := pbxmesh.NewAOR(number, domain)
+		got = setLines.ReplaceAllString(got, "") // the UUID in them may have any look
 		if bridged := strings.Contains(got, "bridge"); bridged && domain != "" && (err != nil || strings.Count(got, "@") != strings.Count(got, aor.String())) {
 			t.Fatalf("%q@%q (%v) gave %q", number, domain, err, got)
 		}
