@@ -28,55 +28,85 @@ const maxField = 256
 // callEvent is a PRESENCE_IN about a call.
 type callEvent struct {
 	aor    pbxmesh.AOR
+	from   string // the user in the switch's own spelling
 	key    string
 	uuid   string
 	ended  bool
 	fields map[string]string
 }
 
-// parseCallEvent reads e; ok is false when it is not about a user's call. Devices
-// that register, conferences, parking lots and queues have a PRESENCE_IN as well.
+// parseCallEvent reads e; ok is false when it is not about a user's channel. Devices
+// that register, conferences, parking lots, queues and scripts have a PRESENCE_IN as
+// well, without a channel's data: see parseStatus.
 func parseCallEvent(e *esl.Event) (c callEvent, ok bool) {
-	switch e.Get("proto") {
-	case "", "any", "sip":
-	default:
+	if e.Get("Channel-Name") == "" || protoOf(e.Get("proto")) != protoSIP {
 		return callEvent{}, false
 	}
-	uuid := e.Get("Unique-ID")
-	if !validUUID(uuid) {
+	uuid, from := e.Get("Unique-ID"), e.Get("from")
+	aor, err := pbxmesh.ParseAOR(from)
+	if err != nil || !validUUID(uuid) {
 		return callEvent{}, false
 	}
-	aor, err := pbxmesh.ParseAOR(e.Get("from"))
-	if err != nil {
-		return callEvent{}, false
-	}
-	c = callEvent{aor: aor, key: callKey(uuid, aor), uuid: uuid, fields: make(map[string]string, 24)}
+	c = callEvent{aor: aor, from: from, key: callKey(uuid, aor), uuid: uuid, fields: presenceFields(e)}
+	c.ended = saysEnded(c.fields)
+	return c, true
+}
+
+func presenceFields(e *esl.Event) map[string]string {
+	out := make(map[string]string, len(presenceHeaders))
 	for _, name := range presenceHeaders {
 		if v := clean(e.Get(name)); v != "" {
-			c.fields[name] = v
+			out[name] = v
 		}
 	}
-	c.ended = strings.Contains(c.fields["status"], "CS_HANGUP") || c.fields["channel-state"] == "CS_HANGUP" ||
-		strings.EqualFold(c.fields["answer-state"], "hangup")
-	return c, true
+	return out
+}
+
+// saysEnded reports whether an event itself puts a lamp out.
+func saysEnded(fields map[string]string) bool {
+	switch strings.ToLower(fields["answer-state"]) {
+	case "hangup", "terminated":
+		return true
+	}
+	return strings.Contains(fields["status"], "CS_HANGUP") || fields["channel-state"] == "CS_HANGUP"
 }
 
 // callKey names a call of a user: one channel may change the user it stands for.
 func callKey(uuid string, aor pbxmesh.AOR) string { return uuid + "/" + aor.String() }
 
-// validUUID allows what a switch or origination_uuid makes, and no key of anything.
+// uuidOf is the first half of a callKey.
+func uuidOf(key string) string { return key[:max(strings.LastIndexByte(key, '/'), 0)] }
+
+// maxUUID is the longest UUID that FreeSWITCH keeps, in bytes.
+const maxUUID = 256
+
+// validUUID allows what a switch may call a channel: by itself hex digits, else the
+// caller's Call-ID or what a dial string says, of any alphabet.
 func validUUID(s string) bool {
-	if s == "" || len(s) > 128 {
-		return false
+	return s != "" && len(s) <= maxUUID && clean(s) == s
+}
+
+// listedUUID returns a UUID as an event's header gives it. The switch encodes its
+// headers but for a "%41" that is there already, which is then decoded too often; its
+// list of channels is not encoded at all.
+func listedUUID(s string) string {
+	if strings.IndexByte(s, '%') < 0 {
+		return s
 	}
-	for i := range len(s) {
-		switch c := s[i]; {
-		case c >= '0' && c <= '9', c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c == '-', c == '_', c == '.':
-		default:
-			return false
+	const upper = "0123456789ABCDEF"
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '%' && i+2 < len(s) {
+			hi, lo := strings.IndexByte(upper, s[i+1]), strings.IndexByte(upper, s[i+2])
+			if hi >= 0 && lo >= 0 {
+				b.WriteByte(byte(hi<<4 | lo))
+				i += 2
+				continue
+			}
 		}
+		b.WriteByte(s[i])
 	}
-	return true
+	return b.String()
 }
 
 // clean makes s fit for a header: control characters out, bounded. Callers choose
@@ -94,18 +124,21 @@ func clean(s string) string {
 	return s
 }
 
-// callHeaders returns the event that shows st on the local switch's phones.
-func callHeaders(st State) []esl.Header {
+// presenceEvent returns the event that shows st on those of the local switch's phones
+// that watch the user in the spelling from.
+func presenceEvent(st State, from string) []esl.Header {
 	out := make([]esl.Header, 0, len(presenceHeaders)+6)
 	out = append(out,
 		esl.Header{Name: "Event-Subclass", Value: multicastClass},
 		esl.Header{Name: "Multicast", Value: "yes"},
 		esl.Header{Name: "orig-event-name", Value: "PRESENCE_IN"},
-		esl.Header{Name: "orig-from", Value: st.AOR.String()},
+		esl.Header{Name: "orig-from", Value: from},
 	)
+	// An end in the switch's own words is passed on as it is, if it is no call's.
+	putOut := st.Ended && (st.Kind != KindStatus || !saysEnded(st.Fields))
 	for _, name := range presenceHeaders {
 		v := clean(st.Fields[name])
-		if st.Ended {
+		if putOut {
 			switch name { // whatever it was doing last
 			case "answer-state":
 				v = "hangup"
@@ -115,6 +148,8 @@ func callHeaders(st State) []esl.Header {
 				v = "terminated"
 			case "presence-call-info-state":
 				v = "idle"
+			case "force-status":
+				v = ""
 			}
 		}
 		if v != "" {
@@ -126,7 +161,8 @@ func callHeaders(st State) []esl.Header {
 
 // weight orders a user's calls by what a lamp should show: talking before ringing.
 func weight(st State) int {
-	if strings.EqualFold(st.Fields["answer-state"], "answered") {
+	switch strings.ToLower(st.Fields["answer-state"]) {
+	case "answered", "confirmed":
 		return 2
 	}
 	return 1
@@ -159,12 +195,13 @@ func parseChannels(reply string) ([]channelRow, error) {
 // events we missed; ok is false when it belongs to no user or is over.
 func (r channelRow) event() (c callEvent, ok bool) {
 	aor, err := pbxmesh.ParseAOR(r.PresenceID)
-	if err != nil || !validUUID(r.UUID) || r.State == "CS_HANGUP" || r.CallState == "HANGUP" {
+	uuid := listedUUID(r.UUID)
+	if err != nil || !validUUID(uuid) || r.State == "CS_HANGUP" || r.CallState == "HANGUP" {
 		return callEvent{}, false
 	}
 	f := map[string]string{
 		"alt_event_type": "dialog", "proto": "any", "rpid": "unknown", "login": "pbxmesh",
-		"Unique-ID": r.UUID, "channel-state": clean(r.State),
+		"Unique-ID": uuid, "channel-state": clean(r.State),
 		"call-direction": clean(r.Direction), "presence-call-direction": clean(r.Direction), "Caller-Direction": clean(r.Direction),
 		"Caller-Caller-ID-Name": clean(r.CIDName), "Caller-Caller-ID-Number": clean(r.CIDNumber),
 		"Caller-Destination-Number": clean(r.Dest),
@@ -181,5 +218,5 @@ func (r channelRow) event() (c callEvent, ok bool) {
 			f["Caller-Username"], f["presence-call-info-state"] = aor.User(), "alerting"
 		}
 	}
-	return callEvent{aor: aor, key: callKey(r.UUID, aor), uuid: r.UUID, fields: f}, true
+	return callEvent{aor: aor, from: r.PresenceID, key: callKey(uuid, aor), uuid: uuid, fields: f}, true
 }

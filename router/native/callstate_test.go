@@ -18,19 +18,31 @@ func FuzzCallEvent(f *testing.F) {
 	for part := range strings.SplitSeq(string(text), "\n--\n") {
 		f.Add(strings.TrimLeft(part, "\n"))
 	}
-	f.Add("from: a%0A%0Aapi system id@a.test\nUnique-ID: u\nproto: any")
-	f.Add("from: a@a.test\nUnique-ID: u%0Ax\nproto: any")
-	f.Add("from: a@a.test\nUnique-ID: u\nproto: any\nCaller-Caller-ID-Name: a%0A%0Aapi system id")
+	for _, channel := range []string{"", "Channel-Name: sofia/internal/a\n"} {
+		f.Add(channel + "from: a%0A%0Aapi system id@a.test\nUnique-ID: u\nproto: any")
+		f.Add(channel + "from: a@a.test\nUnique-ID: u%0Ax\nproto: any")
+		f.Add(channel + "from: a@a.test\nUnique-ID: u\nproto: any\nCaller-Caller-ID-Name: a%0A%0Aapi system id")
+	}
+	f.Add("from: flow+*31@a.test\nUnique-ID: u\nproto: flow\nanswer-state: confirmed")
+	f.Add("from: a@a.test%0A\nUnique-ID: u\nproto: x%0Ay\nanswer-state: confirmed")
 	f.Fuzz(func(t *testing.T, text string) {
-		c, ok := parseCallEvent(esl.ParseEvent(text))
-		if !ok {
+		st := State{}
+		if c, ok := parseCallEvent(esl.ParseEvent(text)); ok {
+			st = State{Kind: KindCall, From: c.from, Fields: c.fields}
+			if c.aor.IsZero() || !validUUID(c.uuid) || uuidOf(c.key) != c.uuid || bare(c.from) == "" {
+				t.Errorf("taken: %+v", c)
+			}
+		} else if s, ok := parseStatus(esl.ParseEvent(text)); ok {
+			st = State{Kind: KindStatus, From: s.from, Fields: s.fields}
+			if back, ok := watched(s.key.proto, bare(s.from)); !ok || back != s.key {
+				t.Errorf("taken: %+v", s)
+			}
+		} else {
 			return
 		}
-		if c.aor.IsZero() || !validUUID(c.uuid) || !strings.HasPrefix(c.key, c.uuid+"/") {
-			t.Errorf("taken: %+v", c)
-		}
 		for _, ended := range []bool{false, true} {
-			for _, h := range callHeaders(State{AOR: c.aor, Fields: c.fields, Ended: ended}) {
+			st.Ended = ended
+			for _, h := range presenceEvent(st, bare(st.From)) {
 				if strings.ContainsFunc(h.Name+h.Value, func(r rune) bool { return r < ' ' || r == 0x7f }) || len(h.Value) > maxField {
 					t.Errorf("header %q: %q", h.Name, h.Value)
 				}

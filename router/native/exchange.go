@@ -12,6 +12,7 @@ import (
 // The kinds of state that nodes tell one another.
 const (
 	KindCall    = "presence" // a running call of a local user: Key is its unique id and the user
+	KindStatus  = "status"   // presence without a call: Key is the protocol and who is watched
 	KindMailbox = "mwi"      // messages in a mailbox of this node: Key is the user
 )
 
@@ -22,7 +23,11 @@ type State struct {
 	Kind string         `json:"kind"`
 	Node pbxmesh.NodeID `json:"node"` // the owner
 	Key  string         `json:"key"`  // unique within kind and node
-	AOR  pbxmesh.AOR    `json:"aor"`
+	AOR  pbxmesh.AOR    `json:"aor,omitzero"`
+
+	// From is whom the state is about as the owner's switch wrote it, with its capital
+	// letters. What is no AOR, such as a feature code, has this alone. "" is the AOR.
+	From string `json:"from,omitempty"`
 
 	// Epoch is the Core-UUID of the owner's switch: calls of another one are over.
 	Epoch string `json:"epoch"`

@@ -324,7 +324,7 @@ func (s *fakeSwitch) call(uuid string, aor pbxmesh.AOR, state string, tell bool)
 	}
 	s.mu.Unlock()
 	if tell {
-		s.emit("PRESENCE_IN", "proto", "any", "from", aor.String(), "Unique-ID", uuid, "answer-state", state, "status", status,
+		s.emit("PRESENCE_IN", "Channel-Name", "sofia/internal/x", "proto", "any", "from", aor.String(), "Unique-ID", uuid, "answer-state", state, "status", status,
 			"alt_event_type", "dialog", "presence-call-direction", "outbound", "Caller-Caller-ID-Number", "1003")
 	}
 }

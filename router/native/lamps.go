@@ -17,7 +17,17 @@ const (
 
 	minCallTTL = 3 * time.Second
 	maxCallTTL = 5 * time.Minute
-	maxCalls   = 50_000 // of other nodes; more are left out and counted
+	maxCalls   = 50_000 // of other nodes, statuses included; more are left out and counted
+
+	// Statuses last longer than calls, and what they outlive is a daemon's restart: its
+	// next life takes them up again.
+	statusTTL    = 2 * time.Minute
+	maxStatusTTL = 10 * time.Minute
+	maxStatuses  = 10_000 // of this node
+
+	// answerWithin is how long after a probe a status counts as the answer to it: what
+	// this switch knows, and no news.
+	answerWithin = 2 * time.Second
 
 	// probeDelay and hangupDelay let the switch send its own NOTIFY first: ours
 	// must be the last word.
@@ -53,7 +63,8 @@ type LampsStats struct {
 	Error     string `json:"error,omitempty"`
 
 	Told     TellerStats `json:"told"`
-	Remote   int         `json:"remote"`   // running calls of other nodes' users
+	Statuses TellerStats `json:"statuses"` // what scripts, phones and places of this node say without a call
+	Remote   int         `json:"remote"`   // running calls of other nodes' users, and statuses
 	Shown    uint64      `json:"shown"`    // events injected
 	Probes   uint64      `json:"probes"`   // new subscriptions that were shown a running call
 	Expired  uint64      `json:"expired"`  // calls ended because nobody repeated them
@@ -63,27 +74,34 @@ type LampsStats struct {
 }
 
 // Lamps shows the calls of other nodes' users on the local switch's phones (BLF)
-// and tells the other nodes about the calls of the local users.
+// and tells the other nodes about the calls of the local users; and what lights a
+// lamp without a call likewise: do not disturb, parking places, conferences.
 //
 // Told are only events of the local switch itself about users that are registered
 // here; what is injected makes no event, so nothing can go round. A lamp is put out
 // by whatever comes first: the end of the call, its node going down, a new life of
 // its node's switch, or TTL without a repetition.
 type Lamps struct {
-	opts   LampsOptions
-	link   link
-	log    *slog.Logger
-	teller *teller
-	wake   chan struct{}
+	opts     LampsOptions
+	link     link
+	log      *slog.Logger
+	teller   *teller // of calls
+	statuses *teller
+	wake     chan struct{}
 
 	mu    sync.Mutex
 	core  string // of the connected switch
-	lamps map[pbxmesh.AOR]*lamp
+	lamps map[lampKey]*lamp
 	due   lampHeap
-	calls int
+	calls int    // of other nodes, and their statuses
+	order uint64 // counts what was heard
 	stats LampsStats
-	// epochs are the lives of the nodes' switches that were heard of last.
-	epochs map[pbxmesh.NodeID]string
+	// epochs are the lives of the nodes' switches that were heard of last, by kind.
+	epochs map[epochKey]string
+
+	spellings spellings
+	asked     map[lampKey]time.Time // when a phone here last asked for a state
+	orphans   []State               // what an earlier life told, until core is known
 
 	// believe is how many lists to come are believed at once, mend the channels
 	// without an own call in the last list. The session's alone.
@@ -91,19 +109,27 @@ type Lamps struct {
 	mend    map[string]bool
 }
 
-// lamp is one user of other nodes with running calls.
+type epochKey struct {
+	kind string
+	node pbxmesh.NodeID
+}
+
+// lamp is one user with running calls, or something else that is watched and lit.
 type lamp struct {
-	aor   pbxmesh.AOR
-	calls map[string]*remoteCall
-	next  State // what to show at the time at
-	again bool  // next has been shown and is repeated
-	at    time.Time
-	index int // in the heap, -1 when not in it
+	key    lampKey
+	calls  map[string]*remoteCall         // of other nodes
+	own    map[string]State               // of this one
+	status map[pbxmesh.NodeID]*remoteCall // this node's included
+	next   State                          // what to show at the time at
+	again  bool                           // next has been shown and is repeated
+	at     time.Time
+	index  int // in the heap, -1 when not in it
 }
 
 type remoteCall struct {
 	State
 	until time.Time
+	order uint64 // the higher one was heard later
 }
 
 // NewLamps returns Lamps that does nothing before Run.
@@ -121,11 +147,12 @@ func NewLamps(opts LampsOptions) *Lamps {
 	log := opts.Logger.With("component", "native lamps")
 	return &Lamps{
 		opts: opts, log: log,
-		link:   link{dial: opts.Dial, cfg: opts.ESL, log: log, what: "lamps"},
-		teller: newTeller(opts.Exchange, KindCall, opts.Local, opts.TTL, log),
-		wake:   make(chan struct{}, 1),
-		lamps:  make(map[pbxmesh.AOR]*lamp),
-		epochs: make(map[pbxmesh.NodeID]string),
+		link:     link{dial: opts.Dial, cfg: opts.ESL, log: log, what: "lamps"},
+		teller:   newTeller(opts.Exchange, KindCall, opts.Local, opts.TTL, log),
+		statuses: newTeller(opts.Exchange, KindStatus, opts.Local, statusTTL, log),
+		wake:     make(chan struct{}, 1),
+		lamps:    make(map[lampKey]*lamp),
+		epochs:   make(map[epochKey]string), spellings: make(spellings), asked: make(map[lampKey]time.Time),
 	}
 }
 
@@ -133,7 +160,9 @@ func NewLamps(opts LampsOptions) *Lamps {
 func (l *Lamps) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { l.teller.publish(ctx) })
-	wg.Go(func() { l.teller.follow(ctx, l.hear) })
+	wg.Go(func() { l.teller.follow(ctx, l.hear, nil) })
+	wg.Go(func() { l.statuses.publish(ctx) })
+	wg.Go(func() { l.statuses.follow(ctx, l.hearStatus, l.adopt) })
 	wg.Go(func() { l.tick(ctx) })
 	l.link.run(ctx, l.onEvent, l.linkState, l.session)
 	wg.Wait()
@@ -147,11 +176,11 @@ func (l *Lamps) NodesChanged() { l.dropDead(time.Now()) }
 
 // Stats returns the present figures.
 func (l *Lamps) Stats() LampsStats {
-	told := l.teller.snapshot()
+	told, statuses := l.teller.snapshot(), l.statuses.snapshot()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s := l.stats
-	s.Told, s.Remote = told, l.calls
+	s.Told, s.Statuses, s.Remote = told, statuses, l.calls
 	return s
 }
 
@@ -173,7 +202,13 @@ func (l *Lamps) hear(st State) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	p := l.lamps[st.AOR]
+	if st.AOR.IsZero() {
+		return
+	}
+	if key, ok := watched(protoSIP, st.From); !ok || key != userLamp(st.AOR) {
+		st.From = st.AOR.String()
+	}
+	p := l.lamps[userLamp(st.AOR)]
 	id := string(st.Node) + "/" + st.Key
 	var old *remoteCall
 	if p != nil {
@@ -195,27 +230,55 @@ func (l *Lamps) hear(st State) {
 			return
 		}
 		l.calls++
-		if p = l.lamps[st.AOR]; p == nil {
-			p = &lamp{aor: st.AOR, calls: make(map[string]*remoteCall), index: -1}
-			l.lamps[st.AOR] = p
-		}
+		p = l.lamp(userLamp(st.AOR))
+		l.dropStatuses(p)
 	}
-	p.calls[id] = &remoteCall{State: st, until: now.Add(st.TTL)}
+	p.calls[id] = l.heard(st, now)
 	if old == nil || old.Run != st.Run || old.Change != st.Change {
 		l.show(p, st, now)
 	}
 }
 
-// dropEpochs ends the calls of an earlier life of the switch that st is from.
+// lamp returns the lamp of key, a new one if there is none. l.mu is held.
+func (l *Lamps) lamp(key lampKey) *lamp {
+	p := l.lamps[key]
+	if p == nil {
+		p = &lamp{key: key, calls: make(map[string]*remoteCall), own: make(map[string]State), status: make(map[pbxmesh.NodeID]*remoteCall), index: -1}
+		l.lamps[key] = p
+	}
+	return p
+}
+
+func (l *Lamps) heard(st State, now time.Time) *remoteCall {
+	l.order++
+	return &remoteCall{State: st, until: now.Add(st.TTL), order: l.order}
+}
+
+// dropEpochs ends the calls and statuses of an earlier life of the switch that st is from.
 func (l *Lamps) dropEpochs(st State, now time.Time) {
-	if l.epochs[st.Node] == st.Epoch {
+	key := epochKey{st.Kind, st.Node}
+	if l.epochs[key] == st.Epoch {
 		return
 	}
-	l.epochs[st.Node] = st.Epoch
+	l.epochs[key] = st.Epoch
+	l.dropIf(now, func(c *remoteCall) bool {
+		return c.Kind == st.Kind && c.Node == st.Node && c.Epoch != st.Epoch && (c.Run != st.Run || c.Seq < st.Seq)
+	})
+}
+
+// dropIf ends the other nodes' calls and statuses for which over is true.
+func (l *Lamps) dropIf(now time.Time, over func(*remoteCall) bool) {
 	for _, p := range l.lamps {
 		for id, c := range p.calls {
-			if c.Node == st.Node && c.Epoch != st.Epoch && (c.Run != st.Run || c.Seq < st.Seq) {
+			if over(c) {
 				l.drop(p, id, c.State, now)
+			}
+		}
+		for node, c := range p.status {
+			if node != l.opts.Local && over(c) {
+				delete(p.status, node)
+				l.calls--
+				l.showEnd(p, c.State, now)
 			}
 		}
 	}
@@ -226,26 +289,50 @@ func (l *Lamps) dropEpochs(st State, now time.Time) {
 func (l *Lamps) drop(p *lamp, id string, st State, now time.Time) {
 	delete(p.calls, id)
 	l.calls--
-	if best, ok := p.best(); ok {
-		l.show(p, best, now)
-		return
-	}
-	st.Ended = true
-	l.show(p, st, now)
+	l.showEnd(p, st, now)
 }
 
-// best returns the call that the lamp should show.
+// showEnd shows that st is over, or what else there is to show.
+func (l *Lamps) showEnd(p *lamp, st State, at time.Time) {
+	if best, ok := p.best(); ok {
+		st = best
+	} else {
+		st.Ended = true
+	}
+	l.show(p, st, at)
+}
+
+// best returns the call that the lamp should show, else the status.
 func (p *lamp) best() (State, bool) {
-	var best *remoteCall
+	var best State
+	found := false
 	for _, c := range p.calls {
-		if best == nil || weight(c.State) > weight(best.State) || weight(c.State) == weight(best.State) && c.Key < best.Key {
-			best = c
+		if better(c.State, best) || !found {
+			best, found = c.State, true
 		}
 	}
-	if best == nil {
+	for _, st := range p.own {
+		if better(st, best) || !found {
+			best, found = st, true
+		}
+	}
+	if found {
+		return best, true
+	}
+	var status *remoteCall
+	for _, c := range p.status {
+		if status == nil || weight(c.State) > weight(status.State) || weight(c.State) == weight(status.State) && c.order > status.order {
+			status = c
+		}
+	}
+	if status == nil {
 		return State{}, false
 	}
-	return best.State, true
+	return status.State, true
+}
+
+func better(a, b State) bool {
+	return weight(a) > weight(b) || weight(a) == weight(b) && a.Key < b.Key
 }
 
 // show queues st for p, in place of what was queued: only the newest matters.
@@ -263,37 +350,42 @@ func (l *Lamps) queue(p *lamp) {
 	poke(l.wake)
 }
 
-// showAgain shows a running call of aor once more, in a moment.
-func (l *Lamps) showAgain(aor pbxmesh.AOR, delay time.Duration) bool {
+// showAgain shows what there is to show of key once more, in a moment.
+func (l *Lamps) showAgain(key lampKey, delay time.Duration) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	p := l.lamps[aor]
+	return l.showBest(key, time.Now().Add(delay))
+}
+
+// showBest is called with l.mu held.
+func (l *Lamps) showBest(key lampKey, at time.Time) bool {
+	p := l.lamps[key]
 	if p == nil {
 		return false
 	}
 	best, ok := p.best()
 	if ok {
-		l.show(p, best, time.Now().Add(delay))
+		l.show(p, best, at)
 	}
 	return ok
 }
 
-// take returns what is to be shown now, or when something will be.
-func (l *Lamps) take(now time.Time) (p *lamp, st State, next time.Time) {
+// take returns what is to be shown now, in which spellings, or when something will be.
+func (l *Lamps) take(now time.Time) (p *lamp, st State, texts []string, next time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.due) == 0 {
-		return nil, State{}, time.Time{}
+		return nil, State{}, nil, time.Time{}
 	}
 	if l.due[0].at.After(now) {
-		return nil, State{}, l.due[0].at
+		return nil, State{}, nil, l.due[0].at
 	}
 	p = heap.Pop(&l.due).(*lamp)
-	return p, p.next, time.Time{}
+	return p, p.next, l.spelled(p, p.next), time.Time{}
 }
 
-// shown records that p was shown as st, or could not be.
-func (l *Lamps) shown(p *lamp, st State, err error) {
+// shown records that p was shown as st, by so many events, or could not be.
+func (l *Lamps) shown(p *lamp, st State, events int, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
@@ -306,17 +398,17 @@ func (l *Lamps) shown(p *lamp, st State, err error) {
 	case st.Ended && !p.again:
 		p.again, p.at = true, time.Now().Add(repeatEnd)
 		l.queue(p)
-	case len(p.calls) == 0:
-		delete(l.lamps, p.aor)
+	case len(p.calls)+len(p.own)+len(p.status) == 0:
+		delete(l.lamps, p.key)
 	}
-	l.stats.Shown++
+	l.stats.Shown += uint64(events)
 }
 
 // tick ends what nobody repeats and repeats what is ours.
 func (l *Lamps) tick(ctx context.Context) {
 	t := time.NewTicker(time.Second)
 	defer t.Stop()
-	repeat := time.Now()
+	repeat, repeatStatus := time.Now(), time.Now()
 	for {
 		select {
 		case <-ctx.Done():
@@ -327,6 +419,10 @@ func (l *Lamps) tick(ctx context.Context) {
 				repeat = now
 				l.teller.repeat()
 			}
+			if now.Sub(repeatStatus) >= statusTTL/3 {
+				repeatStatus = now
+				l.statuses.repeat()
+			}
 		}
 	}
 }
@@ -335,16 +431,21 @@ func (l *Lamps) dropDead(now time.Time) {
 	mesh := l.opts.Nodes.Mesh()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, p := range l.lamps {
-		for id, c := range p.calls {
-			switch {
-			case !now.Before(c.until):
-				l.stats.Expired++
-				l.drop(p, id, c.State, now)
-			case mesh.State(c.Node).Observed == pbxmesh.ObservedDown:
-				l.stats.NodeLost++
-				l.drop(p, id, c.State, now)
-			}
+	l.dropIf(now, func(c *remoteCall) bool {
+		switch {
+		case !now.Before(c.until):
+			l.stats.Expired++
+		case mesh.State(c.Node).Observed == pbxmesh.ObservedDown:
+			l.stats.NodeLost++
+		default:
+			return false
+		}
+		return true
+	})
+	l.spellings.expire(now)
+	for key, at := range l.asked {
+		if now.Sub(at) > answerWithin {
+			delete(l.asked, key)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -28,27 +29,42 @@ const (
 // onEvent runs on the connection's reader and must not wait.
 func (l *Lamps) onEvent(e *esl.Event) {
 	switch e.Name() {
-	case "PRESENCE_IN":
-		l.localCall(e)
+	case "PRESENCE_IN", "PRESENCE_OUT":
+		l.localPresence(e)
 	case "PRESENCE_PROBE":
-		aor, ok := probed(e.Get("to"))
-		if ok && l.showAgain(aor, probeDelay) {
-			l.mu.Lock()
-			l.stats.Probes++
-			l.mu.Unlock()
-		}
+		l.probed(e)
 	}
 }
 
-// probed reads whom a PRESENCE_PROBE is about: "sip:1002@pbx.test", where the user
-// may carry a protocol in front ("sip+1002").
-func probed(to string) (pbxmesh.AOR, bool) {
-	to = strings.TrimPrefix(to, "sip:")
-	aor, err := pbxmesh.ParseAOR(strings.TrimPrefix(to, "sip+"))
-	return aor, err == nil
+// probed takes a phone's question, with which each subscription and each refresh
+// begins: "to" is whom it watches, in the spelling that the switch compares, with the
+// protocol in front when that is not sip ("flow+*31@a.test").
+func (l *Lamps) probed(e *esl.Event) {
+	proto, to := e.Get("proto"), strings.TrimPrefix(e.Get("to"), "sip:")
+	if protoOf(proto) != protoSIP {
+		to = strings.TrimPrefix(to, proto+"+")
+	} else {
+		to = strings.TrimPrefix(to, "sip+")
+	}
+	key, ok := watched(proto, to)
+	if !ok {
+		return
+	}
+	now := time.Now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.asked) < maxSpelled {
+		l.asked[key] = now
+	}
+	if seconds, err := strconv.Atoi(e.Get("expires")); err == nil && seconds > 0 {
+		l.spellings.learn(key, bare(to), now, time.Duration(min(seconds, 7*24*3600))*time.Second)
+	}
+	if l.showBest(key, now.Add(probeDelay)) {
+		l.stats.Probes++
+	}
 }
 
-func (l *Lamps) localCall(e *esl.Event) {
+func (l *Lamps) localPresence(e *esl.Event) {
 	l.mu.Lock()
 	core := l.core
 	l.mu.Unlock()
@@ -58,17 +74,50 @@ func (l *Lamps) localCall(e *esl.Event) {
 	}
 	c, ok := parseCallEvent(e)
 	if !ok {
+		if s, ok := parseStatus(e); ok {
+			l.localStatus(s, core)
+		}
 		return
 	}
 	if c.ended {
-		l.teller.end(c.key, c.fields)
 		// The switch has put the lamp out, and knows nothing of calls elsewhere.
-		l.showAgain(c.aor, hangupDelay)
+		l.endCall(c.key, c.fields)
+		l.showAgain(userLamp(c.aor), hangupDelay)
 		return
 	}
 	if l.isLocal(c.aor) {
-		l.teller.tell(c.key, c.aor, core, c.fields)
+		l.tellCall(c, core)
 	}
+}
+
+// tellCall tells the other nodes of a call of a local user, and the phones of this one
+// that watch the user in another spelling than the switch's.
+func (l *Lamps) tellCall(c callEvent, core string) {
+	st := l.teller.tell(State{Key: c.key, AOR: c.aor, From: c.from, Epoch: core, Fields: c.fields})
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p := l.lamp(userLamp(c.aor))
+	l.dropStatuses(p)
+	p.own[c.key] = st
+	l.show(p, st, time.Now())
+}
+
+// endCall ends a call of a local user, with the fields of its last event or, nil, those
+// it had. It reports whether there was such a call.
+func (l *Lamps) endCall(key string, fields map[string]string) bool {
+	held := l.teller.end(key, fields)
+	_, addr, _ := strings.Cut(key[len(uuidOf(key)):], "/")
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p := l.lamps[lampKey{protoSIP, addr}]
+	if p == nil {
+		return held
+	}
+	if st, ok := p.own[key]; ok {
+		delete(p.own, key)
+		l.showEnd(p, st, time.Now().Add(hangupDelay))
+	}
+	return held
 }
 
 // isLocal reports whether a device of aor is registered here: every node has legs
@@ -90,11 +139,16 @@ func (l *Lamps) session(ctx context.Context, conn Conn) error {
 	}
 	for key, st := range l.teller.holds() {
 		if st.Epoch != core {
-			l.teller.end(key, nil)
+			l.endCall(key, nil)
 		}
 	}
 	l.mu.Lock()
 	l.core = core
+	l.endStatuses(core)
+	for _, st := range l.orphans {
+		l.adoptNow(st)
+	}
+	l.orphans = nil
 	for _, p := range l.lamps { // its phones may have been told nothing of this
 		if best, ok := p.best(); ok {
 			l.show(p, best, time.Now())
@@ -106,7 +160,7 @@ func (l *Lamps) session(ctx context.Context, conn Conn) error {
 		l.core = ""
 		l.mu.Unlock()
 	}()
-	if err := conn.Subscribe(ctx, []string{"PRESENCE_IN", "PRESENCE_PROBE"}, nil); err != nil {
+	if err := conn.Subscribe(ctx, []string{"PRESENCE_IN", "PRESENCE_OUT", "PRESENCE_PROBE"}, nil); err != nil {
 		return fmt.Errorf("subscribe: %w", err)
 	}
 	l.believe, l.mend = 2, nil
@@ -127,10 +181,13 @@ func (l *Lamps) session(ctx context.Context, conn Conn) error {
 				listAt = now.Add(relistAfter)
 			}
 		}
-		p, st, next := l.take(now)
+		p, st, texts, next := l.take(now)
 		if p != nil {
-			err := conn.SendEvent(ctx, "CUSTOM", callHeaders(st), nil)
-			l.shown(p, st, err)
+			var err error
+			for i := 0; i < len(texts) && err == nil; i++ {
+				err = conn.SendEvent(ctx, "CUSTOM", presenceEvent(st, texts[i]), nil)
+			}
+			l.shown(p, st, len(texts), err)
 			if err != nil {
 				return fmt.Errorf("show a call: %w", err)
 			}
@@ -173,7 +230,7 @@ func (l *Lamps) list(ctx context.Context, conn Conn, core string) error {
 	own, alive := l.teller.holds(), make(map[string]bool, len(rows))
 	mended := uint64(0)
 	for _, r := range rows {
-		alive[r.UUID] = true
+		alive[listedUUID(r.UUID)] = true
 		c, ok := r.event()
 		if !ok {
 			continue
@@ -186,12 +243,11 @@ func (l *Lamps) list(ctx context.Context, conn Conn, core string) error {
 			l.mend[c.key] = true
 			continue
 		}
-		l.teller.tell(c.key, c.aor, core, c.fields)
+		l.tellCall(c, core)
 		mended++
 	}
 	for key, st := range own {
-		uuid, _, _ := strings.Cut(key, "/")
-		if !alive[uuid] && !st.told.Add(listGrace).After(asked) && l.teller.end(key, nil) {
+		if !alive[uuidOf(key)] && !st.told.Add(listGrace).After(asked) && l.endCall(key, nil) {
 			mended++
 		}
 	}

@@ -176,7 +176,7 @@ func TestLampsCannotStick(t *testing.T) {
 				}
 				p.here.mu.Lock()
 				defer p.here.mu.Unlock()
-				if left := p.here.lamps[annaA]; left != nil {
+				if left := p.here.lamps[userLamp(annaA)]; left != nil {
 					t.Errorf("something is left: %+v", left)
 				}
 			})
@@ -242,7 +242,7 @@ func TestLampsTellOnlyTheirOwn(t *testing.T) {
 	t.Parallel()
 	base := func() map[string]string {
 		return map[string]string{
-			"Event-Name": "PRESENCE_IN", "Core-UUID": "london-0", "proto": "any", "from": annaA.String(),
+			"Event-Name": "PRESENCE_IN", "Core-UUID": "london-0", "Channel-Name": "sofia/internal/x", "proto": "any", "from": annaA.String(),
 			"Unique-ID": "c1", "answer-state": "answered", "status": "answered",
 		}
 	}
@@ -259,7 +259,9 @@ func TestLampsTellOnlyTheirOwn(t *testing.T) {
 		{"a conference", func(h map[string]string) { h["proto"] = "conf" }, 0},
 		{"a device", func(h map[string]string) { delete(h, "Unique-ID") }, 0},
 		{"a hostile user", func(h map[string]string) { h["from"] = "a|b@a.test" }, 0},
-		{"a hostile unique id", func(h map[string]string) { h["Unique-ID"] = "a b" }, 0},
+		{"a hostile unique id", func(h map[string]string) { h["Unique-ID"] = "a\n\nb" }, 0},
+		{"a caller's Call-ID as UUID", func(h map[string]string) { h["Unique-ID"] = "5ea7<1d>&d=e/7@192.0.2.10" }, 1},
+		{"a UUID with a blank", func(h map[string]string) { h["Unique-ID"] = "my call" }, 1},
 		{"the end of a call never told", func(h map[string]string) { h["status"] = "CS_HANGUP" }, 0},
 	}
 	for _, c := range cases {
@@ -275,7 +277,7 @@ func TestLampsTellOnlyTheirOwn(t *testing.T) {
 				}
 				p.there.onEvent(fakeEvent(pairs...))
 				synctest.Wait()
-				if got := p.there.Stats().Told.Published; got != uint64(c.want) {
+				if got := p.there.Stats().Told.Published + p.there.Stats().Statuses.Published; got != uint64(c.want) {
 					t.Errorf("published %d, want %d", got, c.want)
 				}
 			})

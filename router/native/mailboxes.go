@@ -134,7 +134,7 @@ func NewMailboxes(opts MailboxesOptions) *Mailboxes {
 func (m *Mailboxes) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { m.teller.publish(ctx) })
-	wg.Go(func() { m.teller.follow(ctx, m.hear) })
+	wg.Go(func() { m.teller.follow(ctx, m.hear, nil) })
 	wg.Go(func() { m.tick(ctx) })
 	m.link.run(ctx, m.onEvent, m.linkState, m.session)
 	wg.Wait()

@@ -73,7 +73,7 @@ func (m *Mailboxes) localMailbox(e *esl.Event) {
 	case now == (messages{}) && !m.opts.Shared:
 		m.teller.end(aor.String(), nil)
 	case !same:
-		m.teller.tell(aor.String(), aor, m.core, fields)
+		m.teller.tell(State{Key: aor.String(), AOR: aor, Epoch: m.core, Fields: fields})
 	}
 	// An event without a profile may have gone to the mesh profile, and one about
 	// messages here alone has just hidden those elsewhere.

@@ -126,5 +126,5 @@ func decodeState(text, kind string) (st State, ok bool) {
 		return State{}, false
 	}
 	id, err := pbxmesh.ParseNodeID(string(st.Node))
-	return st, err == nil && id == st.Node && st.Kind == kind && st.Key != "" && !st.AOR.IsZero()
+	return st, err == nil && id == st.Node && st.Kind == kind && st.Key != "" && (!st.AOR.IsZero() || st.From != "")
 }

@@ -54,14 +54,40 @@ func newTeller(x Exchange, kind string, local pbxmesh.NodeID, ttl time.Duration,
 	}
 }
 
-// tell makes fields the state of key.
-func (t *teller) tell(key string, aor pbxmesh.AOR, epoch string, fields map[string]string) {
+// tell makes st the state of its key: whose it is and its fields, the rest is filled
+// in. It returns the whole.
+func (t *teller) tell(st State) State {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	st := State{Kind: t.kind, Node: t.local, Key: key, AOR: aor, Epoch: epoch, Run: t.run, TTL: t.ttl, Fields: fields, told: time.Now()}
+	st.Kind, st.Node, st.Run, st.TTL, st.told = t.kind, t.local, t.run, t.ttl, time.Now()
 	st.Change = t.seq + 1
-	t.own[key] = st
+	t.own[st.Key] = st
 	t.enqueue(st)
+	return st
+}
+
+// say publishes st once, as the last word about a key that does not hold.
+func (t *teller) say(st State) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	st.Kind, st.Node, st.Run, st.TTL, st.Ended = t.kind, t.local, t.run, t.ttl, true
+	st.Change = t.seq + 1
+	t.enqueue(st)
+}
+
+// get returns the state of key, if it holds.
+func (t *teller) get(key string) (State, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	st, ok := t.own[key]
+	return st, ok
+}
+
+// size returns how many keys hold.
+func (t *teller) size() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.own)
 }
 
 // end says that key holds no more, with the fields of the last event or, nil, those
@@ -174,12 +200,17 @@ func (t *teller) count(st State, err error) {
 	}
 }
 
-// follow hands the other nodes' states to fn until ctx ends, through all failures.
-func (t *teller) follow(ctx context.Context, fn func(State)) {
+// follow hands the other nodes' states to fn until ctx ends, through all failures, and
+// to before, unless nil, what an earlier life of this daemon left behind.
+func (t *teller) follow(ctx context.Context, fn, before func(State)) {
 	for ctx.Err() == nil {
 		err := t.exchange.Follow(ctx, t.kind, func(st State) {
-			if st.Kind == t.kind && st.Node != t.local && !st.AOR.IsZero() {
+			switch {
+			case st.Kind != t.kind || st.AOR.IsZero() && st.From == "":
+			case st.Node != t.local:
 				fn(st)
+			case before != nil && st.Run != t.run && !st.Ended:
+				before(st)
 			}
 		})
 		if ctx.Err() != nil {

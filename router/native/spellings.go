@@ -1,0 +1,115 @@
+package native
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"pbxmesh"
+)
+
+// mod_sofia compares users of subscriptions byte by byte, while registrations and
+// addresses of record know no case: "Alice" may be called as alice, registered as
+// Alice and watched as ALICE. A lamp is shown in every spelling that somebody here may
+// watch.
+
+const (
+	maxSpellings = 8      // of one user that are watched; more are left out
+	maxSpelled   = 20_000 // users with watched spellings
+
+	// spellingMargin is how much longer than a subscription a spelling is kept.
+	spellingMargin = time.Minute
+)
+
+// spellings are the ones other than lower case that phones of this switch watch.
+type spellings map[lampKey]map[string]time.Time
+
+// learn takes note of a subscription in the spelling text for d.
+func (s spellings) learn(k lampKey, text string, now time.Time, d time.Duration) {
+	if text == k.addr || s[k] == nil && len(s) >= maxSpelled {
+		return
+	}
+	if s[k] == nil {
+		s[k] = make(map[string]time.Time)
+	}
+	if _, known := s[k][text]; !known && len(s[k]) >= maxSpellings {
+		return
+	}
+	if until := now.Add(d + spellingMargin); until.After(s[k][text]) {
+		s[k][text] = until
+	}
+}
+
+// expire forgets subscriptions that are over.
+func (s spellings) expire(now time.Time) {
+	for k, texts := range s {
+		for text, until := range texts {
+			if now.After(until) {
+				delete(texts, text)
+			}
+		}
+		if len(texts) == 0 {
+			delete(s, k)
+		}
+	}
+}
+
+// spelled returns how st is to be written for the phones of this switch: as its own
+// switch wrote it, in lower case, as phones here watch it, and as the user's devices
+// call themselves. What our own switch said is not said again. l.mu is held.
+func (l *Lamps) spelled(p *lamp, st State) []string {
+	own := bare(st.From)
+	texts := []string{p.key.addr}
+	add := func(text string) {
+		if text != "" && !slices.Contains(texts, text) {
+			texts = append(texts, text)
+		}
+	}
+	add(own)
+	if p.key.proto == protoSIP {
+		for _, text := range l.deviceSpellings(p.key.addr) {
+			add(text)
+		}
+	}
+	known := len(texts)
+	for text := range l.spellings[p.key] {
+		add(text)
+	}
+	slices.Sort(texts[known:])
+	if st.Node == l.opts.Local {
+		texts = slices.DeleteFunc(texts, func(text string) bool { return text == own })
+	}
+	return texts
+}
+
+// deviceSpellings returns how the devices of a user spell it in their contacts.
+func (l *Lamps) deviceSpellings(addr string) (out []string) {
+	aor, err := pbxmesh.ParseAOR(addr)
+	if err != nil || !strings.ContainsAny(aor.User(), "abcdefghijklmnopqrstuvwxyz") {
+		return nil
+	}
+	for _, r := range l.opts.Directory.Lookup(aor) {
+		if r == nil || r.AOR != aor {
+			continue
+		}
+		user, _, ok := strings.Cut(strings.TrimPrefix(r.Contact, "sip:"), "@")
+		if ok && user != aor.User() && strings.EqualFold(user, aor.User()) && len(out) < maxSpellings {
+			out = append(out, user+"@"+aor.Domain())
+		}
+	}
+	return out
+}
+
+// bare leaves out of an event's address what mod_sofia leaves out: "flow+*31@a.test"
+// is *31@a.test to it.
+func bare(from string) string {
+	from, _, _ = strings.Cut(from, "/")
+	user, host, _ := strings.Cut(from, "@")
+	if i := strings.IndexByte(user, '+'); i > 0 {
+		user = user[i+1:]
+	}
+	if user == "" {
+		return ""
+	}
+	return user + "@" + host
+}
