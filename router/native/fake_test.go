@@ -105,6 +105,18 @@ func (s *fakeSwitch) restartProfile(tell bool) {
 	}
 }
 
+// flush drops all rows and says so of each, as flush_inbound_reg does.
+func (s *fakeSwitch) flush(profile string) {
+	s.mu.Lock()
+	rows := s.rows
+	s.rows = make(map[string]fakeRow)
+	s.mu.Unlock()
+	for id, row := range rows {
+		user, host, _ := strings.Cut(row.user, "@")
+		s.emit("CUSTOM", "Event-Subclass", "sofia::expire", "profile-name", profile, "call-id", id, "user", user, "host", host, "contact", row.contact)
+	}
+}
+
 // emit gives an event to all connections that asked for it.
 func (s *fakeSwitch) emit(name string, pairs ...string) {
 	s.mu.Lock()

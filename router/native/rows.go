@@ -132,13 +132,14 @@ type Rows struct {
 	log  *slog.Logger
 
 	wake     chan struct{} // has a token while there is something new
-	profiles chan struct{} // has a token when the mesh profile has been started
+	profiles chan struct{} // has a token when the mesh profile's rows are to be compared
 
 	mu      sync.Mutex
 	ready   bool // Resync has been called once
 	resync  bool
 	nodes   map[pbxmesh.NodeID]netip.AddrPort // as of the last NodesChanged
 	changes map[pbxmesh.AOR]struct{}
+	lost    []string // Call-IDs of rows that the switch said it dropped
 	leaving bool
 	left    chan struct{} // closed when leaving and no row is left
 	stats   RowsStats
@@ -270,12 +271,30 @@ func (r *Rows) linkState(err error) {
 
 // onEvent runs on the connection's reader and must not wait.
 func (r *Rows) onEvent(e *esl.Event) {
-	if e.Subclass() != profileStart {
+	switch e.Subclass() {
+	case profileStart:
+		if name := e.Get("profile_name"); name == "" || name == r.opts.Profile {
+			poke(r.profiles)
+		}
+	case rowExpire:
+		if e.Get("profile-name") == r.opts.Profile {
+			r.lose(e.Get("call-id"))
+		}
+	}
+}
+
+// lose notes that the switch dropped a row. It ran out, or somebody removed it by hand
+// (`sofia profile mesh flush_inbound_reg`, which is what the button Unregister of a web
+// interface sends): without its row the user is unreachable until the next comparison.
+func (r *Rows) lose(callID string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.lost) >= r.opts.MaxQueue {
+		poke(r.profiles)
 		return
 	}
-	if name := e.Get("profile_name"); name == "" || name == r.opts.Profile {
-		poke(r.profiles)
-	}
+	r.lost = append(r.lost, callID)
+	poke(r.wake)
 }
 
 // wants returns the rows that aor should have: one for each remote node that holds

@@ -39,6 +39,10 @@ const (
 	profileWait = 500 * time.Millisecond
 
 	profileStart = "sofia::profile_start"
+
+	// rowExpire comes for a row that ran out or was flushed, not for one that we
+	// removed.
+	rowExpire = "sofia::expire"
 )
 
 // followUps are the comparisons after a connect or a profile's start: what we sent
@@ -55,7 +59,7 @@ func (r *Rows) session(ctx context.Context, conn Conn) error {
 	if err != nil {
 		return fmt.Errorf("ask for the switch's core uuid: %w", err)
 	}
-	if err := conn.Subscribe(ctx, nil, []string{profileStart}); err != nil {
+	if err := conn.Subscribe(ctx, nil, []string{profileStart, rowExpire}); err != nil {
 		return fmt.Errorf("subscribe: %w", err)
 	}
 	if core != r.core {
@@ -116,7 +120,7 @@ func (w *work) run(ctx context.Context) error {
 		case <-ctx.Done():
 		case <-w.wake:
 		case <-w.profiles:
-			w.log.Info("the mesh profile was started: its rows are compared")
+			w.log.Info("the mesh profile was started, or lost many rows at once: its rows are compared")
 			w.repairAt, w.pending = time.Now(), len(followUps)
 		case <-timer.C:
 		}
@@ -143,13 +147,17 @@ func (w *work) sleep(ready bool) time.Duration {
 // switch may be told.
 func (w *work) takeChanges() (ready bool) {
 	w.mu.Lock()
+	lost := w.lost
+	w.lost = nil
 	ready, all, changes := w.ready, w.resync, w.changes
 	if !ready || !all && len(changes) == 0 {
 		w.mu.Unlock()
+		w.table.lose(lost, time.Now())
 		return ready
 	}
 	w.resync, w.changes = false, make(map[pbxmesh.AOR]struct{})
 	w.mu.Unlock()
+	w.table.lose(lost, time.Now())
 	if all {
 		w.sync()
 		return true

@@ -243,6 +243,13 @@ func TestRowsSwitchFaults(t *testing.T) {
 			s.cut(false)
 		}, 6 * time.Second},
 		{"profile restart", func(s *fakeSwitch, _ *world, _ *Rows) { s.restartProfile(true) }, time.Second},
+		{"rows flushed by hand", func(s *fakeSwitch, _ *world, _ *Rows) { s.flush("mesh") }, time.Second},
+		{"rows flushed just after they were written", func(s *fakeSwitch, w *world, r *Rows) {
+			w.register(bobA, "london", time.Hour)
+			r.Changed(bobA)
+			synctest.Wait()
+			s.flush("mesh")
+		}, time.Second},
 		{"silent profile restart", func(s *fakeSwitch, _ *world, _ *Rows) { s.restartProfile(false) }, 61 * time.Second},
 		{"profile not there for a while", func(s *fakeSwitch, _ *world, _ *Rows) {
 			s.mu.Lock()

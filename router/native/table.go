@@ -284,6 +284,21 @@ func (t *table) wake(now time.Time) time.Time {
 	return time.Time{}
 }
 
+// lose records that the switch dropped these rows: those that are wanted are written
+// again.
+func (t *table) lose(callIDs []string, now time.Time) {
+	for _, id := range callIDs {
+		r := t.byID[id]
+		if r == nil || !r.have.IsValid() {
+			continue
+		}
+		t.setHave(r, netip.AddrPort{})
+		if u := t.users[r.key.aor]; u != nil {
+			t.plan(u, now)
+		}
+	}
+}
+
 // forget records that the switch has none of our rows: it was started anew.
 func (t *table) forget(now time.Time) {
 	for _, u := range t.users {
