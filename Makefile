@@ -12,7 +12,7 @@ GOLANGCI_VERSION := v2.15.0
 GOLANGCI         := bin/golangci-lint-$(GOLANGCI_VERSION)
 
 .DEFAULT_GOAL := build
-.PHONY: help build demo test race lint fuzz bench bench-registry bench-hooks bench-redirect bench-dns bench-dns-garbage sim-latency bench-failover soak-failover bench-drain tidy test-freeswitch clean
+.PHONY: help build demo test race lint fuzz bench bench-registry bench-hooks bench-redirect bench-dns bench-dns-garbage sim-latency bench-failover soak-failover bench-drain tidy test-freeswitch test-fusionpbx clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -87,6 +87,19 @@ test-freeswitch: ## Run the scenarios on real switches: FREESWITCH=/path/to/free
 	  echo '$(FREESWITCH) is no program that can be run' >&2; exit 2; fi
 	PBXMESH_FREESWITCH='$(FREESWITCH)' $(GO) test -count=1 -p 1 -parallel 1 -timeout 20m -v -run 'Scenario' \
 	  ./fixtures/realswitch ./registry/feed ./router/native ./internal/fsconf ./internal/doctor ./internal/e2e
+
+# In a network namespace: two switches with the ports that FusionPBX gives them. What is to
+# be downloaded is fetched before.
+test-fusionpbx: ## Run FusionPBX on two nodes, as root: FUSIONPBX=/path/to/checkout FREESWITCH=/path/to/freeswitch
+	@if [ ! -f '$(FUSIONPBX)/core/upgrade/upgrade_schema.php' ]; then \
+	  echo 'name a checkout: make test-fusionpbx FUSIONPBX=/path/to/checkout FREESWITCH=/path/to/freeswitch' >&2; exit 2; fi
+	@if [ ! -x '$(FREESWITCH)' ]; then \
+	  echo '$(FREESWITCH) is no program that can be run' >&2; exit 2; fi
+	@if [ "$$(id -u)" != 0 ]; then echo 'run this as root: each node has a host name of its own' >&2; exit 2; fi
+	@WITH_PHP=1 scripts/deps.sh
+	$(GO) test -run '^$$' ./internal/e2e/fusionpbx ./cmd/pbxmesh
+	PBXMESH_FUSIONPBX='$(abspath $(FUSIONPBX))' PBXMESH_FREESWITCH='$(FREESWITCH)' unshare -n sh -c 'ip link set lo up && exec "$$@"' sh \
+	  $(GO) test -count=1 -timeout 30m -v -run 'FusionPBX' ./internal/e2e/fusionpbx
 
 clean: ## Remove what the other targets built
 	rm -rf bin

@@ -17,6 +17,7 @@ command -v ip >/dev/null || missing+=(iproute2)
 command -v sipp >/dev/null || missing+=(sip-tester)
 command -v nft >/dev/null || missing+=(nftables)
 compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
+[ -z "${WITH_PHP:-}" ] || php -m 2>/dev/null | grep -q pdo_pgsql || missing+=(php-cli php-pgsql php-xml php-mbstring php-curl)
 [ ${#missing[@]} -eq 0 ] && exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

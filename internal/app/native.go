@@ -17,6 +17,7 @@ type nativeHook struct {
 	rows      *native.Rows
 	lamps     *native.Lamps
 	mailboxes *native.Mailboxes
+	caches    *native.Caches
 }
 
 // buildNative prepares the native hook. Each part has an event socket connection of
@@ -37,6 +38,7 @@ func (a *App) buildNative() error {
 		Profile: sw.MeshProfile, TTL: n.RowTTL, RepairEvery: n.RepairInterval, Logger: a.log,
 	})
 	exchange := a.exchange()
+	a.native.caches = native.NewCaches(native.CachesOptions{ESL: socket, Local: a.nodeID(), Exchange: exchange, Logger: a.log})
 	if n.Presence {
 		a.native.lamps = native.NewLamps(native.LampsOptions{
 			ESL: socket, Local: a.nodeID(), Directory: a.replica, Nodes: a.tracker, Exchange: exchange, Logger: a.log,
@@ -82,6 +84,7 @@ func (a *App) startNative() {
 		return
 	}
 	a.task("native hook", n.rows.Run)
+	a.task("caches", n.caches.Run)
 	if n.lamps != nil {
 		a.task("lamps", n.lamps.Run)
 	}

@@ -28,6 +28,7 @@ type fakeSwitch struct {
 	conns   map[*fakeConn]bool
 	sent    []sentEvent
 	lists   int
+	scripts []string // that were run, without "lua ~"
 
 	channels map[string]channelRow
 	booting  bool          // mod_sofia is not loaded yet
@@ -221,6 +222,10 @@ func (c *fakeConn) API(_ context.Context, command string) (string, error) {
 	}
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
+	if script, ok := strings.CutPrefix(command, "lua ~"); ok {
+		c.s.scripts = append(c.s.scripts, script)
+		return "+OK", nil
+	}
 	switch command {
 	case "switchname":
 		return "buffalo", nil

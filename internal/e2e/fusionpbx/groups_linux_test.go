@@ -1,0 +1,175 @@
+package fusionpbx
+
+import (
+	"time"
+
+	"pbxmesh/fixtures/phone"
+)
+
+// Ring groups whose members are on both nodes, called from each.
+func ringGroups(m *mesh) {
+	m.ringGroup("8001", "simultaneous", 15, "1011", "1012", "1013")
+	m.ringGroup("8002", "sequence", 3, "1011", "1012", "1013")
+	m.ringGroup("8003", "rollover", 3, "1012", "1011")
+	m.ringGroup("8004", "enterprise", 15, "1011", "1012")
+	near, far, both := m.phone("1011", m.a), m.phone("1012", m.b), m.phone("1013", m.b)
+	// The same user on the other node too: the switch knows two contacts, and the ring
+	// group's script takes them apart itself.
+	second := m.phone("1013", m.a)
+	for _, caller := range []*phone.Phone{m.phone("1014", m.a), m.phone("1015", m.b)} {
+		for _, p := range []*phone.Phone{near, far, both, second} {
+			p.SetBehaviour(phone.RingForever())
+		}
+		// All at once; each of them can answer.
+		for _, chosen := range []*phone.Phone{near, far, both, second} {
+			out := m.dial(caller, "8001")
+			in := map[*phone.Phone]*phone.Call{}
+			for _, p := range []*phone.Phone{near, far, both, second} {
+				in[p] = m.rings(p)
+			}
+			if err := in[chosen].Answer(); err != nil {
+				m.Fatal(err)
+			}
+			m.answered(out, in[chosen])
+			for p, c := range in {
+				if p == chosen {
+					continue
+				}
+				if _, err := c.WaitEnded(m.ctx()); err != nil {
+					m.Errorf("%s goes on ringing: %v", p.User(), err)
+				}
+			}
+			m.hangup(out, in[chosen])
+		}
+		out := m.dial(caller, "8004")
+		one, two := m.rings(near), m.rings(far)
+		if err := two.Answer(); err != nil {
+			m.Fatal(err)
+		}
+		m.answered(out, two)
+		if _, err := one.WaitEnded(m.ctx()); err != nil {
+			m.Errorf("enterprise: %s goes on ringing: %v", near.User(), err)
+		}
+		m.hangup(out, two)
+
+		// One after the other.
+		out = m.dial(caller, "8002")
+		for _, p := range []*phone.Phone{near, far} {
+			began := time.Now()
+			info, err := m.rings(p).WaitEnded(m.ctx())
+			if err != nil || info.Status == 200 {
+				m.Errorf("sequence: %s rang and ended with %+v, %v", p.User(), info, err)
+			}
+			m.Logf("sequence from %s: %s rang for %v", caller.User(), p.User(), time.Since(began))
+		}
+		last, other := m.rings(both), m.rings(second)
+		if err := last.Answer(); err != nil {
+			m.Fatal(err)
+		}
+		m.answered(out, last)
+		if _, err := other.WaitEnded(m.ctx()); err != nil {
+			m.Error(err)
+		}
+		m.hangup(last, out)
+
+		out = m.dial(caller, "8003")
+		if _, err := m.rings(far).WaitEnded(m.ctx()); err != nil {
+			m.Errorf("rollover: %v", err)
+		}
+		last = m.rings(near)
+		if err := last.Answer(); err != nil {
+			m.Fatal(err)
+		}
+		m.answered(out, last)
+		m.hangup(out, last)
+		m.silent(near, far, both, second)
+	}
+}
+
+// Follow-me to phones of both nodes, called from both.
+func followMe(m *mesh) {
+	m.followMe("1021", "1022", "1023")
+	first, second := m.phone("1022", m.a), m.phone("1023", m.b)
+	for _, at := range m.nodes() {
+		own := m.phone("1021", at)
+		for _, caller := range []*phone.Phone{m.phone("1024", m.a), m.phone("1025", m.b)} {
+			for _, p := range []*phone.Phone{own, first, second} {
+				p.SetBehaviour(phone.RingForever())
+			}
+			for _, chosen := range []*phone.Phone{first, second} {
+				out := m.dial(caller, "1021")
+				in := map[*phone.Phone]*phone.Call{first: m.rings(first), second: m.rings(second)}
+				if err := in[chosen].Answer(); err != nil {
+					m.Fatal(err)
+				}
+				m.answered(out, in[chosen])
+				for _, c := range in {
+					if c == in[chosen] {
+						continue
+					}
+					if _, err := c.WaitEnded(m.ctx()); err != nil {
+						m.Errorf("the other one goes on ringing: %v", err)
+					}
+				}
+				m.hangup(out, in[chosen])
+			}
+		}
+		// The destinations ring in its place.
+		m.silent(own, first, second)
+		if err := own.Unregister(m.ctx(), phone.KeepCallID); err != nil {
+			m.Error(err)
+		}
+	}
+}
+
+// followMe makes an extension of a.test ring others, all at once.
+func (m *mesh) followMe(extension string, destinations ...string) {
+	m.Helper()
+	id := m.inst.sql("SELECT gen_random_uuid()")
+	m.inst.sql("INSERT INTO v_follow_me (domain_uuid, follow_me_uuid, follow_me_enabled, follow_me_ignore_busy) VALUES ('%s', '%s', true, false)", domainID(0), id)
+	for i, d := range destinations {
+		m.inst.sql(`INSERT INTO v_follow_me_destinations (domain_uuid, follow_me_uuid, follow_me_destination_uuid, follow_me_destination, follow_me_delay, follow_me_timeout, follow_me_order)
+		  VALUES ('%s', '%s', gen_random_uuid(), '%s', 0, 20, %d)`, domainID(0), id, d, i)
+	}
+	m.set(extension, "follow_me_uuid = '"+id+"', follow_me_enabled = true")
+}
+
+// Call forward: always, on busy, on no answer, when not registered. The callee and the
+// one it is forwarded to are on different nodes, and the caller on either.
+func forwards(m *mesh) {
+	for i, at := range m.nodes() {
+		target := m.phone([]string{"1031", "1032"}[i], m.other(at))
+		callee := m.phone([]string{"1033", "1034"}[i], at)
+		absent := []string{"1035", "1036"}[i]
+		for _, caller := range []*phone.Phone{m.phone("1037", m.a), m.phone("1038", m.b)} {
+			for _, tc := range []struct {
+				name, set string
+				behaviour phone.Behaviour
+				number    string
+				rings     bool
+			}{
+				{"always", "forward_all_enabled = true, forward_all_destination", phone.RingForever(), callee.User(), false},
+				{"on busy", "forward_busy_enabled = true, forward_busy_destination", phone.Refuse(486), callee.User(), true},
+				{"on no answer", "call_timeout = 3, forward_no_answer_enabled = true, forward_no_answer_destination", phone.RingForever(), callee.User(), true},
+				{"not registered", "forward_user_not_registered_enabled = true, forward_user_not_registered_destination", phone.RingForever(), absent, false},
+			} {
+				const none = "forward_all_enabled = false, forward_busy_enabled = false, forward_no_answer_enabled = false, forward_user_not_registered_enabled = false, call_timeout = 10"
+				m.set(tc.number, none)
+				m.set(tc.number, tc.set+" = '"+target.User()+"'")
+				callee.SetBehaviour(tc.behaviour)
+				out := m.dial(caller, tc.number)
+				if tc.rings {
+					if _, err := m.rings(callee).WaitEnded(m.ctx()); err != nil {
+						m.Error(err)
+					}
+				}
+				in := m.rings(target)
+				m.answered(out, in)
+				m.Logf("%s, callee on %s, caller %s: forwarded after %v", tc.name, at.name, caller.User(), in.Info().StartedAt.Sub(out.Info().StartedAt))
+				m.hangup(out, in)
+				m.set(tc.number, none)
+				m.silent(callee, target)
+			}
+		}
+	}
+}

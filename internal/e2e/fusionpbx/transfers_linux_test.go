@@ -1,0 +1,71 @@
+package fusionpbx
+
+import (
+	"pbxmesh/fixtures/phone"
+)
+
+// Blind transfers of a call between nodes, by the callee and by the caller: to an
+// extension of either node, a ring group, a follow-me extension and a mailbox.
+func transfers(m *mesh) {
+	m.ringGroup("8061", "simultaneous", 15, "1061", "1062")
+	m.followMe("1063", "1061", "1062")
+	m.mailbox("1064")
+	one, two := m.phone("1061", m.a), m.phone("1062", m.b)
+	caller, callee := m.phone("1065", m.a), m.phone("1066", m.b)
+	for _, by := range []string{"callee", "caller"} {
+		for _, tc := range []struct {
+			name, target string
+			rings        []*phone.Phone
+		}{
+			{"to an extension of the caller's node", "1061", []*phone.Phone{one}},
+			{"to an extension of the callee's node", "1062", []*phone.Phone{two}},
+			{"to a ring group", "8061", []*phone.Phone{one, two}},
+			{"to a follow-me extension", "1063", []*phone.Phone{one, two}},
+			{"to a mailbox", "*991064", nil},
+		} {
+			for _, p := range []*phone.Phone{one, two} {
+				p.SetBehaviour(phone.RingForever())
+			}
+			out := m.dial(caller, callee.User())
+			in := m.rings(callee)
+			m.answered(out, in)
+			transferrer, stays := in, out
+			if by == "caller" {
+				transferrer, stays = out, in
+			}
+			if err := transferrer.Refer(m.ctx(), "sip:"+tc.target+"@"+tenants[0], nil); err != nil {
+				m.Errorf("by the %s %s: %v", by, tc.name, err)
+				m.hangup(out, in)
+				continue
+			}
+			if tc.rings == nil {
+				before := m.messages("1064")
+				stop := m.talk(stays)
+				eventually(m.T, "the mailbox records", func() bool { return m.recording("1064") })
+				stop()
+				if err := stays.Hangup(m.ctx()); err != nil {
+					m.Error(err)
+				}
+				eventually(m.T, "a message is left "+tc.name+" by the "+by, func() bool { return m.messages("1064") > before })
+				continue
+			}
+			var calls []*phone.Call
+			for _, p := range tc.rings {
+				calls = append(calls, m.rings(p))
+			}
+			last := calls[len(calls)-1]
+			if err := last.Answer(); err != nil {
+				m.Fatal(err)
+			}
+			if _, err := last.WaitAnswered(m.ctx()); err != nil {
+				m.Fatal(err)
+			}
+			if info := stays.Info(); info.State != phone.Answered {
+				m.Errorf("by the %s %s: the other side is %v", by, tc.name, info.State)
+			}
+			m.Logf("by the %s %s: connected", by, tc.name)
+			m.hangup(last, stays)
+			m.silent(one, two, caller, callee)
+		}
+	}
+}
