@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sees to it that the programs which the tests start are there: redis-server, sipp,
-# PostgreSQL, network namespaces, and what asks and checks name servers. As root on
+# PostgreSQL, real SIP phones, network namespaces, and what asks and checks name servers. As root on
 # Debian it installs what is missing; otherwise it says in one line what to install, and
 # the tests that need it skip. With CI set, missing is an
 # error, because a skipped test proves nothing.
@@ -15,6 +15,8 @@ command -v zonemaster-cli >/dev/null || missing+=(zonemaster-cli)
 command -v pdns_server >/dev/null && compgen -G '/usr/lib/*/pdns/libremotebackend.so' >/dev/null || missing+=(pdns-server pdns-backend-remote)
 command -v ip >/dev/null || missing+=(iproute2)
 command -v sipp >/dev/null || missing+=(sip-tester)
+command -v baresip >/dev/null || missing+=(baresip-core)
+command -v linphone-daemon >/dev/null || missing+=(linphone-cli)
 command -v nft >/dev/null || missing+=(nftables)
 compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
 [ -z "${WITH_PHP:-}" ] || php -m 2>/dev/null | grep -q pdo_pgsql || missing+=(php-cli php-pgsql php-xml php-mbstring php-curl)
