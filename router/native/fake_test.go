@@ -358,3 +358,6 @@ func (s *fakeSwitch) lamp(aor pbxmesh.AOR) (state, uuid string) {
 	}
 	return state, uuid
 }
+
+// fakeRaw returns an event as it stands on the wire.
+func fakeRaw(text string) *esl.Event { return esl.ParseEvent(text) }

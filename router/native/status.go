@@ -215,6 +215,9 @@ func (l *Lamps) statusEnded(key lampKey, old *remoteCall, st State, now time.Tim
 		l.calls -= len(p.status)
 		clear(p.status)
 	}
+	if !word {
+		now = now.Add(hangupDelay) // the call that ended it may come a moment later
+	}
 	if !l.showBest(key, now) {
 		l.show(p, st, now)
 	}
