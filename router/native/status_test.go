@@ -197,6 +197,7 @@ func TestStatuses(t *testing.T) {
 			p.london.emit("PRESENCE_IN", "proto", "sip", "rpid", "away", "login", "sip:x", "sip_profile", "internal", "user-agent", "Desk", "from", anna, "status", "Lunch")
 			p.expectShown(t, "away", anna+" ")
 			p.london.emit("PRESENCE_IN", "proto", "sip", "rpid", "Unregistered", "login", "sip:x", "sip_profile", "internal", "user-agent", "Desk", "from", anna, "status", "Unregistered")
+			time.Sleep(time.Second)
 			p.expectShown(t, "gone", anna+" hangup")
 		},
 		"devices and answers to one phone": func(t *testing.T, p *pair) {
