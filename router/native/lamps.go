@@ -370,8 +370,9 @@ func (l *Lamps) showBest(key lampKey, at time.Time) bool {
 	return ok
 }
 
-// take returns what is to be shown now, in which spellings, or when something will be.
-func (l *Lamps) take(now time.Time) (p *lamp, st State, texts []string, next time.Time) {
+// take returns what is to be shown now, and in which spellings it is watched, or when
+// something will be.
+func (l *Lamps) take(now time.Time) (p *lamp, st State, watchedAs []string, next time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.due) == 0 {
@@ -381,7 +382,7 @@ func (l *Lamps) take(now time.Time) (p *lamp, st State, texts []string, next tim
 		return nil, State{}, nil, l.due[0].at
 	}
 	p = heap.Pop(&l.due).(*lamp)
-	return p, p.next, l.spelled(p, p.next), time.Time{}
+	return p, p.next, l.spellings.of(p.key), time.Time{}
 }
 
 // shown records that p was shown as st, by so many events, or could not be.

@@ -181,13 +181,19 @@ func (l *Lamps) session(ctx context.Context, conn Conn) error {
 				listAt = now.Add(relistAfter)
 			}
 		}
-		p, st, texts, next := l.take(now)
+		p, st, watchedAs, next := l.take(now)
 		if p != nil {
-			var err error
-			for i := 0; i < len(texts) && err == nil; i++ {
-				err = conn.SendEvent(ctx, "CUSTOM", presenceEvent(st, texts[i]), nil)
+			n, err := 0, error(nil)
+			for _, text := range spelled(l.opts.Directory, p.key, st.From, watchedAs) {
+				if st.Node == l.opts.Local && text == bare(st.From) {
+					continue // our own switch said so itself
+				}
+				if err = conn.SendEvent(ctx, "CUSTOM", presenceEvent(st, text), nil); err != nil {
+					break
+				}
+				n++
 			}
-			l.shown(p, st, len(texts), err)
+			l.shown(p, st, n, err)
 			if err != nil {
 				return fmt.Errorf("show a call: %w", err)
 			}

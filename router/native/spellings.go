@@ -1,6 +1,7 @@
 package native
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -54,41 +55,37 @@ func (s spellings) expire(now time.Time) {
 	}
 }
 
-// spelled returns how st is to be written for the phones of this switch: as its own
-// switch wrote it, in lower case, as phones here watch it, and as the user's devices
-// call themselves. What our own switch said is not said again. l.mu is held.
-func (l *Lamps) spelled(p *lamp, st State) []string {
-	own := bare(st.From)
-	texts := []string{p.key.addr}
-	add := func(text string) {
-		if text != "" && !slices.Contains(texts, text) {
-			texts = append(texts, text)
+// of returns the spellings of k that are watched, sorted.
+func (s spellings) of(k lampKey) []string { return slices.Sorted(maps.Keys(s[k])) }
+
+// spelled returns how something about key is to be written for the phones of this
+// switch: as its own switch wrote it, in lower case, as the user's devices call
+// themselves and as phones here watch it.
+func spelled(d Directory, key lampKey, from string, watchedAs []string) []string {
+	texts := []string{key.addr}
+	if own := bare(from); own != "" && own != key.addr {
+		texts = append(texts, own)
+	}
+	if key.proto == protoSIP {
+		texts = append(texts, deviceSpellings(d, key.addr)...)
+	}
+	texts = append(texts, watchedAs...)
+	out := texts[:0]
+	for _, text := range texts {
+		if !slices.Contains(out, text) {
+			out = append(out, text)
 		}
 	}
-	add(own)
-	if p.key.proto == protoSIP {
-		for _, text := range l.deviceSpellings(p.key.addr) {
-			add(text)
-		}
-	}
-	known := len(texts)
-	for text := range l.spellings[p.key] {
-		add(text)
-	}
-	slices.Sort(texts[known:])
-	if st.Node == l.opts.Local {
-		texts = slices.DeleteFunc(texts, func(text string) bool { return text == own })
-	}
-	return texts
+	return out
 }
 
 // deviceSpellings returns how the devices of a user spell it in their contacts.
-func (l *Lamps) deviceSpellings(addr string) (out []string) {
+func deviceSpellings(d Directory, addr string) (out []string) {
 	aor, err := pbxmesh.ParseAOR(addr)
 	if err != nil || !strings.ContainsAny(aor.User(), "abcdefghijklmnopqrstuvwxyz") {
 		return nil
 	}
-	for _, r := range l.opts.Directory.Lookup(aor) {
+	for _, r := range d.Lookup(aor) {
 		if r == nil || r.AOR != aor {
 			continue
 		}

@@ -271,7 +271,7 @@ func TestListedUUID(t *testing.T) {
 	for listed, header := range map[string]string{
 		"2f036e00-7eb9-44a5-9c03-aadb99d87568": "2f036e00-7eb9-44a5-9c03-aadb99d87568",
 		"5ea7a1dd@192.0.2.10":                  "5ea7a1dd%40192.0.2.10",
-		"a%41b": "a%41b", "a%4": "a%254", "100%": "100%25", "a%zz@h": "a%25zz%40h", "a%4ab": "a%254ab",
+		"a%41b":                                "a%41b", "a%4": "a%254", "100%": "100%25", "a%zz@h": "a%25zz%40h", "a%4ab": "a%254ab",
 	} {
 		if got := fakeRaw("Unique-ID: " + header + "\n").Get("Unique-ID"); got != listedUUID(listed) {
 			t.Errorf("%q: %q by its events, %q by the list", listed, got, listedUUID(listed))
