@@ -12,6 +12,7 @@ import (
 	"pbxmesh"
 	"pbxmesh/fixtures"
 	"pbxmesh/fixtures/phone"
+	"pbxmesh/fixtures/realswitch"
 	"pbxmesh/internal/esl"
 )
 
@@ -31,14 +32,20 @@ type meshNode struct {
 // world and one exchange.
 func meshOf(t *testing.T, names ...string) (*world, []*meshNode) {
 	t.Helper()
+	return meshWith(t, names)
+}
+
+// meshWith is meshOf with options of the switches, and the user Alice.
+func meshWith(t *testing.T, names []string, opts ...realswitch.Option) (*world, []*meshNode) {
+	t.Helper()
 	w, x := newWorld(), NewMemory()
-	var users []fixtures.User
+	users := []fixtures.User{{Name: "Alice", Domain: tenant, Password: "secret"}}
 	for i := 1; i <= 9; i++ {
 		users = append(users, fixtures.User{Name: fmt.Sprintf("100%d", i), Domain: tenant, Password: "secret"})
 	}
 	var nodes []*meshNode
 	for i, name := range names {
-		n := &meshNode{realNode: startReal(t, name, fmt.Sprintf("127.0.8%d.1", i+1), users...), id: pbxmesh.NodeID(name)}
+		n := &meshNode{realNode: startRealWith(t, name, fmt.Sprintf("127.0.8%d.1", i+1), users, opts...), id: pbxmesh.NodeID(name)}
 		nodes = append(nodes, n)
 		w.setNode(n.id, n.Mesh(), pbxmesh.ObservedUp, pbxmesh.WantedInService)
 	}

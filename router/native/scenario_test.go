@@ -24,6 +24,12 @@ type realNode struct {
 // startReal boots a real switch, or skips when the environment names none.
 func startReal(t testing.TB, name, host string, users ...fixtures.User) *realNode {
 	t.Helper()
+	return startRealWith(t, name, host, users)
+}
+
+// startRealWith is startReal with options of the switch.
+func startRealWith(t testing.TB, name, host string, users []fixtures.User, opts ...realswitch.Option) *realNode {
+	t.Helper()
 	binary := os.Getenv(realswitch.EnvBinary)
 	if binary == "" {
 		t.Skipf("set %s to a freeswitch binary to run this on a real switch", realswitch.EnvBinary)
@@ -33,7 +39,7 @@ func startReal(t testing.TB, name, host string, users ...fixtures.User) *realNod
 		Peers: func() []netip.Addr {
 			return []netip.Addr{netip.MustParseAddr("127.0.81.1"), netip.MustParseAddr("127.0.82.1"), netip.MustParseAddr("127.0.83.1")}
 		},
-	}, binary)
+	}, binary, opts...)
 	if err != nil {
 		t.Fatal(err)
 	}

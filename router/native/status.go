@@ -33,6 +33,17 @@ func ofPlace(proto string) bool {
 	return false
 }
 
+// answersNothing reports whether the answer to a probe may put out a lamp of which the
+// switch that answers knows nothing: FusionPBX says of a mailbox that it does not find
+// that there is no message. Its other scripts answer only what their database has.
+func answersNothing(proto string) bool {
+	switch proto {
+	case protoSIP, "dnd", "forward", "flow", "agent":
+		return false
+	}
+	return true
+}
+
 // lampKey is who is watched: mod_sofia tells subscriptions apart by protocol, user and
 // domain.
 type lampKey struct{ proto, addr string } // addr is lower case
@@ -135,7 +146,7 @@ func (l *Lamps) localStatusEnded(s statusEvent, core string, held, busy bool) {
 	if p != nil {
 		delete(p.status, l.opts.Local)
 	}
-	asked := now.Sub(l.asked[s.key]) < answerWithin
+	asked := answersNothing(s.key.proto) && now.Sub(l.asked[s.key]) < answerWithin
 	switch {
 	case held:
 		l.statuses.end(st.Key, s.fields)

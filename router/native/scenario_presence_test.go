@@ -1,0 +1,301 @@
+package native
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"pbxmesh"
+	"pbxmesh/fixtures/phone"
+	"pbxmesh/fixtures/realswitch"
+	"pbxmesh/fixtures/sipwire"
+	"pbxmesh/internal/esl"
+)
+
+// lampText is what a NOTIFY shows: the state of a dialog, or the note of a presence
+// document.
+func lampText(n phone.Notify) string {
+	if strings.Contains(n.Body, "<dialog-info") {
+		return dialogState(n)
+	}
+	return strings.TrimSpace(element(n.Body, "dm:note") + element(n.Body, "note"))
+}
+
+// last returns what the newest NOTIFY shows.
+func last(s *phone.Subscription) string {
+	all := s.Notifies()
+	if len(all) == 0 {
+		return "no NOTIFY"
+	}
+	return lampText(all[len(all)-1])
+}
+
+// watch subscribes to user at each phone.
+func watch(t *testing.T, event, user string, phones ...*phone.Phone) []*phone.Subscription {
+	t.Helper()
+	var out []*phone.Subscription
+	for _, p := range phones {
+		s, err := p.Subscribe(t.Context(), event, user)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// TestScenarioSpellings watches a phone that is registered as Alice in all spellings,
+// on its own node and on another one.
+func TestScenarioSpellings(t *testing.T) {
+	w, nodes := meshOf(t, "buffalo", "london")
+	buffalo, lon := nodes[0], nodes[1]
+	far := phoneAt(t, w, nodes, buffalo, "1001", "127.0.86.1")
+	near := phoneAt(t, w, nodes, lon, "1004", "127.0.86.4")
+	callee := phoneAt(t, w, nodes, lon, "Alice", "127.0.86.2")
+	here := phoneAt(t, w, nodes, lon, "1003", "127.0.86.3")
+	subs := make(map[string]*phone.Subscription)
+	for _, user := range []string{"alice", "Alice", "ALICE"} {
+		both := watch(t, phone.EventDialog, user, far, near)
+		subs["far "+user], subs["near "+user] = both[0], both[1]
+		subs["far presence of "+user] = watch(t, phone.EventPresence, user, far)[0]
+	}
+	show := func(what string, want ...string) {
+		t.Helper()
+		for name, s := range subs {
+			took := eventually(t, 5*time.Second, func() string {
+				got := last(s)
+				for _, w := range want {
+					if strings.HasPrefix(got, w) {
+						return ""
+					}
+				}
+				return fmt.Sprintf("%s, %s: shown %q", what, name, got)
+			})
+			if took > time.Second {
+				t.Errorf("%s, %s: shown after %s", what, name, took)
+			}
+		}
+	}
+	for i, from := range []struct {
+		caller *phone.Phone
+		node   *meshNode
+		dials  string
+	}{{here, lon, "Alice"}, {here, lon, "alice"}, {here, lon, "ALICE"}, {far, buffalo, "Alice"}, {far, buffalo, "alice"}} {
+		what := fmt.Sprintf("%s dials %s", from.node.id, from.dials)
+		callee.SetBehaviour(phone.RingForever())
+		from.node.dialStock(from.caller.User(), from.dials)
+		c, err := callee.WaitIncoming(within(t, 5*time.Second), i+1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		show(what+", rings", "early", "Ring")
+		if err := c.Answer(); err != nil {
+			t.Fatal(err)
+		}
+		show(what+", answered", "confirmed", "Talk", "On The Phone")
+		if err := c.Hangup(within(t, 5*time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		show(what+", over", "terminated", "Available")
+	}
+}
+
+// status is a PRESENCE_IN as FusionPBX's scripts and pages send it.
+func status(proto, from, id string, on bool) []esl.Header {
+	h := []esl.Header{
+		{Name: "proto", Value: proto}, {Name: "event_type", Value: "presence"}, {Name: "alt_event_type", Value: "dialog"},
+		{Name: "Presence-Call-Direction", Value: "outbound"}, {Name: "from", Value: from}, {Name: "login", Value: from},
+		{Name: "unique-id", Value: id}, {Name: "status", Value: "Active (1 waiting)"},
+	}
+	if !on {
+		return append(h, esl.Header{Name: "answer-state", Value: "terminated"})
+	}
+	return append(h, esl.Header{Name: "answer-state", Value: "confirmed"}, esl.Header{Name: "rpid", Value: "unknown"}, esl.Header{Name: "event_count", Value: "1"})
+}
+
+// TestScenarioStatuses compares, step by step, what phones of two nodes are shown of
+// users and codes that scripts speak for on one of them.
+func TestScenarioStatuses(t *testing.T) {
+	w, nodes := meshOf(t, "buffalo", "london")
+	buffalo, lon := nodes[0], nodes[1]
+	far := phoneAt(t, w, nodes, buffalo, "1001", "127.0.86.1")
+	near := phoneAt(t, w, nodes, lon, "1004", "127.0.86.4")
+	user := phoneAt(t, w, nodes, lon, "1002", "127.0.86.2")
+	user.SetBehaviour(phone.RingForever())
+	subs := make(map[string][]*phone.Subscription)
+	for _, what := range []string{"1002", "dnd+1002", "flow+*31", "5901", "park+5902", "agent+1002", "voicemail+1002"} {
+		subs[what] = watch(t, phone.EventDialog, what, near, far)
+	}
+	subs["presence of 1002"] = watch(t, phone.EventPresence, "1002", near, far)
+	say := func(n *meshNode, headers []esl.Header) {
+		t.Helper()
+		if err := n.conn.SendEvent(t.Context(), "PRESENCE_IN", headers, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// same waits until both phones have been shown want, and nothing else after it.
+	same := func(what, watched, want string) {
+		t.Helper()
+		for i, s := range subs[watched] {
+			took := eventually(t, 5*time.Second, func() string {
+				if got := last(s); got != want {
+					return fmt.Sprintf("%s, %s: %s shows %q, want %q", what, watched, []string{"near", "far"}[i], got, want)
+				}
+				return ""
+			})
+			t.Logf("%s: %s %s after %s", what, []string{"near", "far"}[i], want, took.Round(time.Millisecond))
+		}
+	}
+	for _, c := range []struct{ proto, from, watched string }{
+		{"sip", "1002@" + tenant, "1002"}, {"dnd", "1002@" + tenant, "dnd+1002"}, {"flow", "flow+*31@" + tenant, "flow+*31"},
+		{"sip", "5901@" + tenant, "5901"}, {"park", "5902@" + tenant, "park+5902"}, {"agent", "1002@" + tenant, "agent+1002"},
+		{"voicemail", "1002@" + tenant, "voicemail+1002"},
+	} {
+		for range 2 {
+			say(lon, status(c.proto, c.from, sipwire.NewCallID(), true))
+			same("on", c.watched, "confirmed")
+			say(lon, status(c.proto, c.from, sipwire.NewCallID(), false))
+			same("off", c.watched, "terminated")
+		}
+	}
+
+	t.Log("a status stays lit, for late subscribers too, until it is ended on the other node")
+	say(lon, status("sip", "1002@"+tenant, "c0ffee00-0000-4000-8000-000000000001", true))
+	same("on", "1002", "confirmed")
+	seen := len(subs["1002"][1].Notifies())
+	late := watch(t, phone.EventDialog, "1002", far)[0]
+	eventually(t, 2*time.Second, func() string { return wantString(last(late), "confirmed") })
+	say(buffalo, status("sip", "1002@"+tenant, "c0ffee00-0000-4000-8000-000000000002", false))
+	same("off on the other node", "1002", "terminated")
+	for _, n := range subs["1002"][1].Notifies()[seen:] {
+		if s := dialogState(n); s == "terminated" && n.At.Before(late.Notifies()[0].At) {
+			t.Error("the lamp went out by itself")
+		}
+	}
+
+	t.Log("a status in a call changes nothing, and the end of the call puts the lamp out")
+	lon.dialStock("1004", "1002")
+	caller, err := near.WaitIncoming(within(t, 5*time.Second), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	call, err := user.WaitIncoming(within(t, 5*time.Second), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	same("it rings", "1002", "early")
+	if err := call.Answer(); err != nil {
+		t.Fatal(err)
+	}
+	same("it talks", "1002", "confirmed")
+	for _, on := range []bool{true, false, true} {
+		say(lon, status("sip", "1002@"+tenant, sipwire.NewCallID(), on))
+		same("a status in the call", "1002", "confirmed")
+	}
+	say(buffalo, status("sip", "1002@"+tenant, sipwire.NewCallID(), false))
+	same("an end on the other node", "1002", "confirmed")
+	if err := caller.Hangup(within(t, 5*time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	same("the call is over", "1002", "terminated")
+
+	t.Log("a status before a call is over with the call")
+	say(lon, status("sip", "1002@"+tenant, sipwire.NewCallID(), true))
+	same("on", "1002", "confirmed")
+	lon.dialStock("1004", "1002")
+	if caller, err = near.WaitIncoming(within(t, 5*time.Second), 2); err != nil {
+		t.Fatal(err)
+	}
+	if _, err = user.WaitIncoming(within(t, 5*time.Second), 2); err != nil {
+		t.Fatal(err)
+	}
+	same("it rings", "1002", "early")
+	if err := caller.Hangup(within(t, 5*time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	same("the call is over", "1002", "terminated")
+
+	t.Log("presence in words")
+	for _, note := range []string{"Lunch", "Back soon"} {
+		lon.api(fmt.Sprintf("presence in 1002@%s away '%s'", tenant, note))
+		same("a note", "presence of 1002", note)
+	}
+
+	t.Log("the node dies")
+	say(lon, status("flow", "flow+*31@"+tenant, sipwire.NewCallID(), true))
+	same("on", "flow+*31", "confirmed")
+	lon.stop()
+	if err := lon.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	w.setNode("london", lon.Mesh(), pbxmesh.ObservedDown, pbxmesh.WantedInService)
+	buffalo.lamps.NodesChanged()
+	eventually(t, 2*time.Second, func() string { return wantString(last(subs["flow+*31"][1]), "terminated") })
+}
+
+// TestScenarioUUIDs lights lamps for channels whose UUID is the caller's Call-ID, or
+// what a dial string makes up.
+func TestScenarioUUIDs(t *testing.T) {
+	w, nodes := meshWith(t, []string{"buffalo", "london"}, realswitch.WithInternalParam("inbound-use-callid-as-uuid", "true"))
+	buffalo, lon := nodes[0], nodes[1]
+	far := phoneAt(t, w, nodes, buffalo, "1001", "127.0.86.1")
+	callee := phoneAt(t, w, nodes, lon, "1002", "127.0.86.2")
+	callee.SetBehaviour(phone.AutoAnswer(100 * time.Millisecond))
+	caller := phoneAt(t, w, nodes, lon, "1003", "127.0.86.3")
+	ofCaller, ofCallee := watch(t, phone.EventDialog, "1003", far)[0], watch(t, phone.EventDialog, "1002", far)[0]
+	listed := func(id string) {
+		t.Helper()
+		// The list of channels is compared with the events every ten seconds: a call that
+		// it does not know by its id would be taken for over.
+		deadline := time.Now().Add(listEvery + 3*time.Second)
+		eventually(t, listEvery+10*time.Second, func() string {
+			if time.Now().Before(deadline) {
+				return "waiting for a list"
+			}
+			return ""
+		})
+		if n := lon.lamps.Stats().Mended; n != 0 {
+			t.Errorf("%q: %d calls were mended by the list", id, n)
+		}
+	}
+	for i, id := range []string{"5ea7a1dd-e7932921@192.0.2.10", "z97<8df>6d~8g6+7%sdg@192.0.2.9", "a%41b%4/c@h&=;'x`"} {
+		seen := len(ofCaller.Notifies())
+		c, err := caller.Call(within(t, 10*time.Second), "1999", sipwire.Header{Name: "Call-ID", Value: id})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.WaitAnswered(within(t, 5*time.Second)); err != nil {
+			t.Fatalf("%q: %v", id, err)
+		}
+		waitLamp(t, ofCaller, seen, "confirmed", 5*time.Second)
+		if i == 2 {
+			listed(id)
+			if got := last(ofCaller); got != "confirmed" {
+				t.Errorf("%q: shown %q", id, got)
+			}
+		}
+		seen = len(ofCaller.Notifies())
+		if err := c.Hangup(within(t, 5*time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		waitLamp(t, ofCaller, seen, "terminated", 5*time.Second)
+	}
+	for i, id := range []string{"my-call-1", "my call 2", "it<a>&%\"#@3"} {
+		seen := len(ofCallee.Notifies())
+		lon.api(fmt.Sprintf(`bgapi originate {origination_uuid='%s'}user/1002@%s &park`, id, tenant))
+		c, err := callee.WaitIncoming(within(t, 5*time.Second), i+1)
+		if err != nil {
+			t.Fatalf("%q: %v", id, err)
+		}
+		if _, err := c.WaitAnswered(within(t, 5*time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		waitLamp(t, ofCallee, seen, "confirmed", 5*time.Second)
+		seen = len(ofCallee.Notifies())
+		if err := c.Hangup(within(t, 5*time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		waitLamp(t, ofCallee, seen, "terminated", 5*time.Second)
+	}
+}
