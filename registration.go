@@ -30,6 +30,10 @@ type Registration struct {
 	// Profile is the sofia profile that holds the registration: "internal".
 	Profile string
 
+	// Since orders the registrations that one device has on several nodes: see Stamp and
+	// Superseded. A refresh keeps it.
+	Since Stamp
+
 	// Contact is the bare contact URI, "sip:1001@192.0.2.7:5062". It is shown and
 	// compared, and never put into a bridge string: the switch knows its own.
 	Contact string

@@ -30,7 +30,10 @@ type wireRegistration struct {
 	Source    string `json:"s,omitempty"`
 	Transport string `json:"t,omitempty"`
 	UserAgent string `json:"a,omitempty"`
-	Expires   int64  `json:"x"` // Unix milliseconds
+
+	// Since is a pbxmesh.Stamp; a daemon that writes none claims nothing.
+	Since   int64 `json:"b,omitempty"`
+	Expires int64 `json:"x"` // Unix milliseconds; the last field, see sameButExpiry
 }
 
 // RegistrationKey is the key of a registration record: the AOR, "|", and a
@@ -63,7 +66,7 @@ func encodeRegistration(r *pbxmesh.Registration) (Record, error) {
 	}
 	w := wireRegistration{
 		Version: wireVersion, CallID: r.CallID, Contact: r.Contact, Profile: r.Profile,
-		Transport: r.Transport, UserAgent: r.UserAgent, Expires: r.Expires.UnixMilli(),
+		Transport: r.Transport, UserAgent: r.UserAgent, Since: int64(r.Since), Expires: r.Expires.UnixMilli(),
 	}
 	if r.Source.IsValid() {
 		w.Source = r.Source.String()
@@ -109,7 +112,7 @@ func decodeRegistration(node pbxmesh.NodeID, rec *Record) (pbxmesh.Registration,
 	}
 	r := pbxmesh.Registration{
 		AOR: aor, Node: node, CallID: w.CallID, Contact: w.Contact, Profile: w.Profile,
-		Transport: w.Transport, UserAgent: w.UserAgent, Expires: time.UnixMilli(w.Expires).UTC(),
+		Transport: w.Transport, UserAgent: w.UserAgent, Since: pbxmesh.Stamp(w.Since), Expires: time.UnixMilli(w.Expires).UTC(),
 	}
 	if w.Source != "" {
 		if r.Source, err = netip.ParseAddrPort(w.Source); err != nil {
@@ -138,6 +141,9 @@ func validate(r *pbxmesh.Registration) error {
 	}
 	if r.Source.Addr().Zone() != "" {
 		return fmt.Errorf("%w: source %s has a zone", pbxmesh.ErrInvalidRecord, show(r.Source.String()))
+	}
+	if r.Since < 0 || r.Since > maxUnixMilli {
+		return fmt.Errorf("%w: it began at %d", pbxmesh.ErrInvalidRecord, r.Since)
 	}
 	if ms := r.Expires.UnixMilli(); ms <= 0 || ms > maxUnixMilli {
 		return fmt.Errorf("%w: expiry %s is out of range", pbxmesh.ErrInvalidRecord, r.Expires)

@@ -82,7 +82,7 @@ type entry struct {
 	next *entry // another entry of the same AOR
 	at   uint32 // place in node.index
 	mark uint32 // last snapshot that held it; see replace
-	_    [16]byte
+	_    [8]byte
 }
 
 type counters struct {
@@ -309,5 +309,5 @@ func (r *Replica) compact(reg *pbxmesh.Registration) pbxmesh.Registration {
 // same reports whether a and b say the same; both have the same ID.
 func same(a, b *pbxmesh.Registration) bool {
 	return a.Contact == b.Contact && a.Profile == b.Profile && a.Source == b.Source &&
-		a.Transport == b.Transport && a.UserAgent == b.UserAgent && a.Expires.Equal(b.Expires)
+		a.Transport == b.Transport && a.UserAgent == b.UserAgent && a.Since == b.Since && a.Expires.Equal(b.Expires)
 }

@@ -196,7 +196,9 @@ func (w *Writer) Reset(epoch string, regs []pbxmesh.Registration) {
 	}
 	keep := make(map[string]bool, len(regs))
 	for i := range regs {
-		if key, ok := w.put(&regs[i]); ok {
+		reg := regs[i]
+		w.stamp(&reg)
+		if key, ok := w.put(&reg); ok {
 			keep[key] = true
 		}
 	}
@@ -223,8 +225,19 @@ func (w *Writer) Reset(epoch string, regs []pbxmesh.Registration) {
 // Put says that reg was registered or refreshed. Of several changes to one
 // registration that wait for the store, the last one goes there. An invalid
 // registration, one of another node, and one beyond MaxRecords is refused,
-// counted and logged.
+// counted and logged. reg.Since is when the REGISTER was heard, unknown for one that was
+// found in the switch's table; see stamp.
 func (w *Writer) Put(reg pbxmesh.Registration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.stamp(&reg)
+	w.put(&reg)
+	notify(w.wake)
+}
+
+// PutBack is Put for a registration that was taken out of the switch and is there again:
+// it keeps the stamp that it had.
+func (w *Writer) PutBack(reg pbxmesh.Registration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.put(&reg)

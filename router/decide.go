@@ -73,8 +73,11 @@ func room(n int) (groups [][]Target, targets []Target, reasons []Reason) {
 //   - Suspect and not yet observed nodes come in a second group, tried when
 //     the first one failed, because a dead one costs the caller 4 s of silence. With
 //     nobody else there they are the first group: refusing would be a guess.
-//   - A call that came over the mesh never goes back into it, so no two views of the
-//     registry can make a loop.
+//   - Of the registrations that one device has on several nodes only the newest rings
+//     (pbxmesh.Superseded); the next one does while its node takes no calls.
+//   - A call that came over the mesh rings what is here, also what a newer one stands in
+//     for: whoever sent it knew of no other. It never goes back into the mesh, so no two
+//     views of the registry can make a loop.
 func Decide(in Input) Plan {
 	p := Plan{AOR: in.AOR, FromMesh: in.FromMesh, DataAge: in.DataAge}
 	if in.AOR.IsZero() {
@@ -156,6 +159,11 @@ func judge(in *Input, r *pbxmesh.Registration) verdict {
 		if r.Profile != "" && !validProfile(r.Profile) {
 			return verdict{why: WhyBadProfile, held: true}
 		}
+		if !in.FromMesh {
+			if by := pbxmesh.Superseded(r, in.Registrations, in.Mesh, in.Local, in.Now); by != nil {
+				return verdict{why: WhyMoved, held: true, detail: string(by.Node)}
+			}
+		}
 		return verdict{what: Rings, why: WhyLocal, held: true, local: true}
 	case in.FromMesh:
 		// Not held: the sending node knows about the other holders itself.
@@ -179,6 +187,10 @@ func judge(in *Input, r *pbxmesh.Registration) verdict {
 	}
 	if v.mesh, ok = meshAddr(node.Mesh); !ok {
 		v.why = WhyNoMeshAddr
+		return v
+	}
+	if by := pbxmesh.Superseded(r, in.Registrations, in.Mesh, in.Local, in.Now); by != nil {
+		v.why, v.detail = WhyMoved, string(by.Node)
 		return v
 	}
 	// The group follows from what is observed, not from the effective state: a

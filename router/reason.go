@@ -49,11 +49,13 @@ const (
 	WhyBadProfile              // a profile name that cannot stand in a bridge string
 	WhyOtherAOR                // the record is of another address: a fault of who asked
 	WhyTooMany                 // more than MaxTargets
+	WhyMoved                   // the same phone has registered on another node since
 )
 
 var whyWords = [...]string{
 	"local", "node-up", "node-draining", "node-suspect", "node-unknown", "node-down", "node-out",
 	"not-a-member", "no-mesh-address", "expired", "mesh-call", "bad-profile", "other-address", "too-many",
+	"moved",
 }
 
 // whyTexts are for people; the words above are for scripts.
@@ -72,6 +74,7 @@ var whyTexts = [...]string{
 	"the profile name cannot stand in a bridge string",
 	"the record is of another address",
 	"the plan has its full number of targets",
+	"the phone has registered on another node since",
 }
 
 // String returns the word that JSON and metrics use: "node-down".
@@ -98,7 +101,8 @@ type Reason struct {
 	What    What           `json:"what"`
 	Why     Why            `json:"why"`
 
-	// Detail is what the failure detector says about the node, "" when nothing.
+	// Detail is what the failure detector says about the node, or where a phone has moved
+	// to; "" when nothing.
 	Detail string `json:"detail,omitempty"`
 
 	// Until is when the registration ends, or ended.

@@ -119,6 +119,7 @@ func (f *Feed) registration(aor pbxmesh.AOR, profile string, e *esl.Event) (pbxm
 		Transport: transport(e.Get("status")),
 		UserAgent: userAgent(e.Get("user-agent")),
 		Expires:   f.opts.Now().Add(lasts),
+		Since:     pbxmesh.StampOf(f.opts.Now()),
 	}
 	return f.admit(reg)
 }

@@ -40,6 +40,7 @@ func TestFeedRecordedRegistration(t *testing.T) {
 	want := pbxmesh.Registration{
 		AOR: aor, Node: "buffalo", CallID: "d62b3b92-b789-453c-9688-a4952c67c1c6", Contact: "sip:1001@127.0.4.1:5062", Profile: "internal",
 		Source: netip.MustParseAddrPort("127.0.4.1:5062"), Transport: "udp", UserAgent: "unknown", Expires: now.Add(180 * time.Second),
+		Since: pbxmesh.StampOf(now),
 	}
 	if got := sink.regs(); len(got) != 1 || got[0] != want {
 		t.Errorf("registration %+v\nwant %+v", got, want)

@@ -297,9 +297,11 @@ func find(d *devices, callID string) *pbxmesh.Registration {
 	return nil
 }
 
-// same compares all but the expiry exactly.
+// same compares all but the expiry exactly. A snapshot does not tell when a registration
+// was heard.
 func same(a, b *pbxmesh.Registration) bool {
 	x, y := *a, *b
 	x.Expires, y.Expires = time.Time{}, time.Time{}
+	x.Since, y.Since = pbxmesh.StampUnknown, pbxmesh.StampUnknown
 	return x == y && a.Expires.Sub(b.Expires).Abs() <= expiryTolerance
 }
