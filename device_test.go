@@ -145,7 +145,7 @@ func TestSuperseded(t *testing.T) {
 		"one that is over":                        {phoneAt("a"), phoneAt("b", since(time.Second), expires(0)), up, "", false},
 		"its node is down":                        {phoneAt("a"), phoneAt("b", since(time.Second)), meshOf("a", "-", "b"), "", false},
 		"its node is none":                        {phoneAt("a"), phoneAt("b", since(time.Second)), meshOf("a"), "", false},
-		"nobody is known":                         {phoneAt("a"), phoneAt("b", since(time.Second)), nil, "", false},
+		"none is known to take calls":             {phoneAt("a"), phoneAt("b", since(time.Second)), nil, "", true},
 		"the switch that asks is there":           {phoneAt("a"), phoneAt("b", since(time.Second)), nil, "b", true},
 		"ours is down: the older one counts":      {phoneAt("a", since(time.Second)), phoneAt("b"), meshOf("b", "-", "a"), "", true},
 		"not on the switch that asks":             {phoneAt("a", since(time.Second)), phoneAt("b"), meshOf("b", "-", "a"), "a", false},
