@@ -98,7 +98,7 @@ func SameDevice(a, b *Registration) bool {
 // Exactly one of a device's registrations counts. It costs a comparison for each one of
 // another node and does not allocate.
 func Superseded(r *Registration, all []*Registration, mesh *Mesh, local NodeID, now time.Time) *Registration {
-	if len(all) < 2 || r.Since == StampUnknown {
+	if r.Since == StampUnknown || len(all) == 0 || len(all) == 1 && all[0] == r {
 		return nil
 	}
 	best, takes := r, mesh.takesCalls(r.Node, local)

@@ -305,7 +305,7 @@ func (r *run) picture(now time.Time, err error) (Picture, map[string]struct{}) {
 // long: that row ends earlier, or nobody can be called through it.
 func (r *run) movedTo(now time.Time, here, there *pbxmesh.Registration) bool {
 	return there.Node != here.Node && there.Live(now) && there.Expires.After(here.Expires.Add(rounding)) &&
-		SameDevice(here, there) && r.opts.TakesCalls(there.Node)
+		pbxmesh.SameDevice(here, there) && r.opts.TakesCalls(there.Node)
 }
 
 // tell reports progress now and then, and trouble once.

@@ -179,17 +179,12 @@ func (m *Machine) Failed(a Action) {
 }
 
 // sameDevice compares a registration here with one that appeared elsewhere. A phone
-// that was told to go may have restarted, and then calls from another port.
+// that was told to go may have restarted, and then comes from another port and with
+// another Call-ID.
 func sameDevice(here, there *pbxmesh.Registration, wasTold bool) bool {
-	if here.Source.Addr() != there.Source.Addr() {
-		return false
-	}
-	return here.Contact == there.Contact || wasTold && here.UserAgent == there.UserAgent
+	return pbxmesh.SameDevice(here, there) ||
+		wasTold && here.Source.Addr() == there.Source.Addr() && here.UserAgent == there.UserAgent
 }
-
-// SameDevice reports whether two registrations of one AOR, on two nodes, are surely one
-// phone: the same contact, seen from the same address.
-func SameDevice(a, b *pbxmesh.Registration) bool { return sameDevice(a, b, false) }
 
 // Step returns what is to be done now. Each action counts as done unless Failed says
 // otherwise.

@@ -48,7 +48,7 @@ func (w *world) picture() Picture {
 		Busy: func(r *pbxmesh.Registration) bool { return w.busy[r.AOR] },
 		Elsewhere: func(r *pbxmesh.Registration) bool {
 			o := w.other[r.AOR]
-			return o != nil && SameDevice(r, o)
+			return o != nil && pbxmesh.SameDevice(r, o)
 		},
 	}
 }

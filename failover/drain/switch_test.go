@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"pbxmesh/internal/sofia"
 )
 
 var domains = map[string]struct{}{"pbx.test": {}, "tenant.test": {}}
@@ -44,7 +46,7 @@ func TestCommand(t *testing.T) {
 			t.Parallel()
 			reg := device(t, 1, time.Hour)
 			reg.CallID = tc.callID
-			got, err := command(Action{Kind: tc.kind, Reg: reg}, domains)
+			got, err := sofia.Command(tc.kind.verb(), reg, domains)
 			if got != tc.want || (err == nil) != (tc.want != "") {
 				t.Fatalf("%q, %v; want %q", got, err, tc.want)
 			}
@@ -64,7 +66,7 @@ func FuzzCommand(f *testing.F) {
 	f.Fuzz(func(t *testing.T, id string) {
 		reg := device(t, 1, time.Hour)
 		reg.CallID = id
-		got, err := command(Action{Kind: Flush, Reg: reg}, domains)
+		got, err := sofia.Command(Flush.verb(), reg, domains)
 		if err != nil {
 			if got != "" || !errors.Is(err, ErrUnsafe) {
 				t.Fatalf("%q, %v", got, err)

@@ -20,6 +20,7 @@ import (
 	"pbxmesh/internal/config"
 	"pbxmesh/internal/control"
 	"pbxmesh/registry"
+	"pbxmesh/registry/bindings"
 	"pbxmesh/registry/feed"
 	"pbxmesh/router"
 	"pbxmesh/router/dialplan"
@@ -65,6 +66,7 @@ type App struct {
 	prober    *probe.Prober // nil when probes are off
 	voter     *voter
 	native    nativeHook
+	bindings  *bindings.Keeper // nil without a node
 	wishes    *wishes
 	drainer   *drain.Drainer   // nil without a node
 	acl       *aclKeeper       // nil when the operator keeps the list
@@ -92,7 +94,7 @@ func New(cfg *config.Config, opts Options) (*App, error) {
 	if a.log == nil {
 		a.log = slog.New(slog.DiscardHandler)
 	}
-	for _, build := range []func() error{a.buildRegistry, a.buildFailover, a.buildDrain, a.buildWishes, a.buildFeed, a.buildACL, a.buildNative, a.buildHook, a.buildHTTP, a.buildLatency, a.buildDNS, a.buildPDNS, a.buildRedirect, a.buildAPI} {
+	for _, build := range []func() error{a.buildRegistry, a.buildFailover, a.buildDrain, a.buildWishes, a.buildFeed, a.buildBindings, a.buildACL, a.buildNative, a.buildHook, a.buildHTTP, a.buildLatency, a.buildDNS, a.buildPDNS, a.buildRedirect, a.buildAPI} {
 		if err := build(); err != nil {
 			return nil, errors.Join(err, a.teardowns.unwind(context.Background()))
 		}

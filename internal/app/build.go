@@ -167,6 +167,7 @@ func (a *App) Start() error {
 		a.task("registry writer", a.writer.Run)
 		a.task("feed", a.feed.Run)
 		a.task("switch state", a.watchSwitch)
+		a.task("phones that moved", a.bindings.Run)
 	}
 	a.task("members", a.watchMembers)
 	a.startLatency()

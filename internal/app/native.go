@@ -34,7 +34,7 @@ func (a *App) buildNative() error {
 	}
 	socket := esl.Config{Address: string(sw.EventSocket.Address), Password: password}
 	a.native.rows = native.NewRows(native.RowsOptions{
-		ESL: socket, Local: a.nodeID(), Directory: a.replica, Nodes: a.tracker,
+		ESL: socket, Local: a.nodeID(), Directory: a.replica, Nodes: a.tracker, Taken: a.bindings.Taken,
 		Profile: sw.MeshProfile, TTL: n.RowTTL, RepairEvery: n.RepairInterval, Logger: a.log,
 	})
 	exchange := a.exchange()
@@ -105,12 +105,15 @@ func (a *App) startNative() {
 // onChange hears of every change in the replica.
 func (a *App) onChange(c registry.Change) {
 	a.hearArrival(c)
-	if a.native.rows == nil {
-		return
-	}
 	r := c.New
 	if r == nil {
 		r = c.Old
+	}
+	if a.bindings != nil {
+		a.bindings.Changed(r.AOR)
+	}
+	if a.native.rows == nil {
+		return
 	}
 	a.native.rows.Changed(r.AOR)
 	if a.native.mailboxes != nil {
@@ -120,6 +123,9 @@ func (a *App) onChange(c registry.Change) {
 
 // nodesChanged hears of every new picture of the nodes. It must not block.
 func (a *App) nodesChanged() {
+	if a.bindings != nil {
+		a.bindings.NodesChanged()
+	}
 	if a.native.rows != nil {
 		a.native.rows.NodesChanged()
 	}

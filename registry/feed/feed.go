@@ -57,6 +57,10 @@ func New(opts Options) *Feed {
 	return f
 }
 
+// Refresh asks for a snapshot soon: somebody wrote into the switch's table, which the
+// switch tells nobody. It does not block.
+func (f *Feed) Refresh() { f.askSnapshot() }
+
 // Status returns what is known now.
 func (f *Feed) Status() Status {
 	f.mu.Lock()

@@ -64,6 +64,12 @@ type RowsOptions struct {
 	Directory Directory
 	Nodes     Nodes
 
+	// Taken reports whether a local registration that another node's stands in for is out
+	// of the switch, or will not be taken out: until then that node gets no row, because
+	// the switch would ring one phone twice. Changed is called when that changes. It must
+	// not block. nil waits for nothing.
+	Taken func(*pbxmesh.Registration) bool
+
 	// Profile is the mesh profile that holds the rows. It needs
 	// multiple-registrations=true, or a user has only one row.
 	Profile string
@@ -298,11 +304,16 @@ func (r *Rows) lose(callID string) {
 }
 
 // wants returns the rows that aor should have: one for each remote node that holds
-// a live registration, takes calls and can be reached.
+// a live registration, takes calls and can be reached. Of the registrations that one
+// device has on several nodes only the newest counts.
 func (r *Rows) wants(aor pbxmesh.AOR, mesh *pbxmesh.Mesh, now time.Time) []want {
 	var out []want
-	for _, reg := range r.opts.Directory.Lookup(aor) {
+	regs := r.opts.Directory.Lookup(aor)
+	for _, reg := range regs {
 		if reg == nil || reg.AOR != aor || reg.Node == r.opts.Local || !reg.Live(now) {
+			continue
+		}
+		if pbxmesh.Superseded(reg, regs, mesh, r.opts.Local, now) != nil || r.stillHere(reg, regs, mesh, now) {
 			continue
 		}
 		if i := indexWant(out, reg.Node); i >= 0 {
@@ -316,6 +327,21 @@ func (r *Rows) wants(aor pbxmesh.AOR, mesh *pbxmesh.Mesh, now time.Time) []want 
 		}
 	}
 	return out
+}
+
+// stillHere reports whether the local switch has a row of the device that reg is the
+// newest registration of, and will soon have none.
+func (r *Rows) stillHere(reg *pbxmesh.Registration, regs []*pbxmesh.Registration, mesh *pbxmesh.Mesh, now time.Time) bool {
+	if r.opts.Taken == nil || len(regs) < 2 {
+		return false
+	}
+	for _, l := range regs {
+		if l != nil && l.Node == r.opts.Local && l.Live(now) &&
+			pbxmesh.Superseded(l, regs, mesh, r.opts.Local, now) == reg && !r.opts.Taken(l) {
+			return true
+		}
+	}
+	return false
 }
 
 func indexWant(wants []want, node pbxmesh.NodeID) int {

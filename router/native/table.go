@@ -228,12 +228,15 @@ func (t *table) next(now time.Time) (*user, bool) {
 	return nil, false
 }
 
-// step returns the next event for u, which must not be queued.
+// step returns the next event for u, which must not be queued. Rows are written before
+// others are taken away: a phone that moves is never in none.
 func (t *table) step(u *user, now time.Time) (op, bool) {
-	for _, r := range u.rows {
-		remove, at := t.pending(r)
-		if !at.IsZero() && !at.After(now) {
-			return op{row: r, remove: remove, callID: r.key.callID(t.local), aor: u.aor.String()}, true
+	for _, removing := range [...]bool{false, true} {
+		for _, r := range u.rows {
+			remove, at := t.pending(r)
+			if remove == removing && !at.IsZero() && !at.After(now) {
+				return op{row: r, remove: remove, callID: r.key.callID(t.local), aor: u.aor.String()}, true
+			}
 		}
 	}
 	return op{}, false
