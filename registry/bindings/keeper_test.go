@@ -1,0 +1,342 @@
+package bindings
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"html"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"pbxmesh"
+	"pbxmesh/internal/esl"
+)
+
+// mesh is everything that a Keeper looks at, of one phone: the registry, the nodes, and
+// the switch of london behind an event socket.
+type mesh struct {
+	t *testing.T
+
+	mu      sync.Mutex
+	regs    []*pbxmesh.Registration
+	nodes   pbxmesh.Mesh
+	sent    []string // commands and events, in order
+	event   map[string]string
+	rows    bool // the switch lists the row
+	fails   error
+	settled int
+	put     []pbxmesh.Registration
+	back    []pbxmesh.Registration
+	conn    *conn
+	keeper  *Keeper
+}
+
+type conn struct {
+	m    *mesh
+	cfg  esl.Config
+	done chan struct{}
+}
+
+const switchContact = `"Desk" <sip:1001@192.168.1.7:5060;fs_nat=yes;fs_path=sip%3A1001%40203.0.113.9%3A5060>`
+
+var aor, _ = pbxmesh.NewAOR("1001", "pbx.test")
+
+// reg is the phone's registration on node; Since counts seconds.
+func reg(node pbxmesh.NodeID, since pbxmesh.Stamp) *pbxmesh.Registration {
+	return &pbxmesh.Registration{
+		AOR: aor, Node: node, CallID: "7f3a-" + string(node), Contact: "sip:1001@192.168.1.7:5060;fs_nat=yes;fs_path=sip:1001@203.0.113.9:5060",
+		Profile: "internal", Source: netip.MustParseAddrPort("203.0.113.9:5060"), Transport: "udp", UserAgent: "Desk 5.1",
+		Expires: time.Now().Add(10 * time.Minute), Since: pbxmesh.StampOf(time.Now()) + 1000*since,
+	}
+}
+
+// play runs f in virtual time on a mesh whose Keeper is connected.
+func play(t *testing.T, f func(*mesh), change ...func(*mesh)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		m := &mesh{t: t, rows: true, nodes: pbxmesh.Mesh{Nodes: map[pbxmesh.NodeID]pbxmesh.Node{}, States: map[pbxmesh.NodeID]pbxmesh.NodeState{}}}
+		for _, id := range []pbxmesh.NodeID{"london", "buffalo", "singapore"} {
+			m.nodes.Nodes[id] = pbxmesh.Node{ID: id, Mesh: netip.MustParseAddrPort("192.0.2.1:5090")}
+			m.nodes.States[id] = pbxmesh.NodeState{Observed: pbxmesh.ObservedUp}
+		}
+		for _, c := range change {
+			c(m)
+		}
+		m.keeper = New(Options{
+			Local: "london", Directory: m, Nodes: m, Sink: m,
+			Settled: func(pbxmesh.AOR) { m.mu.Lock(); m.settled++; m.mu.Unlock() },
+			Dial: func(_ context.Context, cfg esl.Config) (Conn, error) {
+				m.mu.Lock()
+				defer m.mu.Unlock()
+				m.conn = &conn{m: m, cfg: cfg, done: make(chan struct{})}
+				return m.conn, nil
+			},
+		})
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan struct{})
+		go func() { defer close(done); _ = m.keeper.Run(ctx) }()
+		synctest.Wait()
+		f(m)
+		cancel()
+		<-done
+	})
+}
+
+func (m *mesh) Lookup(pbxmesh.AOR) []*pbxmesh.Registration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.regs
+}
+
+func (m *mesh) WalkNode(node pbxmesh.NodeID, yield func(*pbxmesh.Registration) bool) {
+	for _, r := range m.Lookup(aor) {
+		if r.Node == node && !yield(r) {
+			return
+		}
+	}
+}
+
+func (m *mesh) Mesh() *pbxmesh.Mesh {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := pbxmesh.Mesh{Nodes: m.nodes.Nodes, States: map[pbxmesh.NodeID]pbxmesh.NodeState{}}
+	for id, s := range m.nodes.States {
+		n.States[id] = s
+	}
+	return &n
+}
+
+func (m *mesh) Put(r pbxmesh.Registration)     { m.put = append(m.put, r) }
+func (m *mesh) PutBack(r pbxmesh.Registration) { m.back = append(m.back, r) }
+
+func (c *conn) API(_ context.Context, command string) (string, error) {
+	c.m.mu.Lock()
+	defer c.m.mu.Unlock()
+	c.m.sent = append(c.m.sent, command)
+	switch {
+	case c.m.fails != nil:
+		return "", c.m.fails
+	case command == "hostname":
+		return "lon1", nil
+	case strings.HasPrefix(command, "global_getvar"):
+		return "192.0.2.2\n", nil
+	case strings.HasPrefix(command, "sofia xmlstatus"):
+		row := func(callID, user, contact string) string {
+			return fmt.Sprintf("<registration>\n<call-id>%s</call-id>\n<user>%s</user>\n<contact>%s</contact>\n<agent>Desk 5.1</agent>\n"+
+				"<network-ip>203.0.113.9</network-ip>\n<network-port>5060</network-port>\n<sip-auth-user>1001</sip-auth-user>\n"+
+				"<sip-auth-realm>pbx.test</sip-auth-realm>\n<mwi-account>100@pbx.test</mwi-account>\n</registration>\n", callID, user, html.EscapeString(contact))
+		}
+		list := row("other", "1001@pbx.test", switchContact) + row("7f3a-london", "1002@pbx.test", switchContact)
+		if c.m.rows {
+			list += row("7f3a-london", "1001@PBX.test", switchContact)
+		}
+		return "<profile>\n<registrations>\n" + list + "</registrations>\n</profile>\n", nil
+	case strings.Contains(command, "flush_inbound_reg"):
+		return "+OK flushing all registrations matching specified call_id\n", nil
+	}
+	return "-ERR", nil
+}
+
+func (c *conn) Subscribe(context.Context, []string, []string) error { return nil }
+
+func (c *conn) SendEvent(_ context.Context, name string, headers []esl.Header, _ []byte) error {
+	c.m.mu.Lock()
+	defer c.m.mu.Unlock()
+	c.m.sent = append(c.m.sent, "event "+name)
+	c.m.event = map[string]string{}
+	for _, h := range headers {
+		c.m.event[h.Name] = h.Value
+	}
+	return nil
+}
+func (c *conn) Done() <-chan struct{} { return c.done }
+func (c *conn) Err() error            { return nil }
+func (c *conn) Close() error          { return nil }
+
+// now sets what is registered, tells the Keeper, and returns what it sent for it.
+func (m *mesh) now(regs ...*pbxmesh.Registration) []string {
+	m.mu.Lock()
+	m.regs, m.sent = regs, nil
+	m.mu.Unlock()
+	m.keeper.Changed(aor)
+	return m.did()
+}
+
+// node changes a node's state, and returns what the Keeper sent for it.
+func (m *mesh) node(id pbxmesh.NodeID, s pbxmesh.NodeState) []string {
+	m.mu.Lock()
+	m.nodes.States[id], m.sent = s, nil
+	m.mu.Unlock()
+	m.keeper.NodesChanged()
+	return m.did()
+}
+
+func (m *mesh) did() []string {
+	synctest.Wait()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.sent
+}
+
+const (
+	reads   = "sofia xmlstatus profile internal reg 1001@192.168.1.7:5060"
+	flushes = "sofia profile internal flush_inbound_reg 7f3a-london"
+	writes  = "event CUSTOM"
+)
+
+func (m *mesh) want(what string, got []string, want ...string) {
+	m.t.Helper()
+	if !slices.Equal(got, want) {
+		m.t.Errorf("%s: the switch was told %q, want %q", what, got, want)
+	}
+}
+
+var down = pbxmesh.NodeState{Observed: pbxmesh.ObservedDown}
+
+func TestPhoneMovedIsTakenOut(t *testing.T) {
+	t.Parallel()
+	play(t, func(m *mesh) {
+		here, there := reg("london", 0), reg("buffalo", 1)
+		m.want("registered here", m.now(here))
+		if m.keeper.Taken(here) {
+			t.Error("taken before it has moved")
+		}
+		m.want("moved", m.now(here, there), reads, flushes)
+		if !m.keeper.Taken(here) || m.settled != 1 {
+			t.Errorf("it is out: taken %v, told %d times", m.keeper.Taken(here), m.settled)
+		}
+		m.want("once only", m.now(here, there))
+		m.want("gone", m.now(there))
+		m.want("came back: it is the newest", m.now(reg("london", 2), there))
+		if s := m.keeper.Stats(); s.Aside != 0 || s.TakenOut != 1 {
+			t.Errorf("stats %+v", s)
+		}
+		m.want("moved again", m.now(reg("london", 2), reg("buffalo", 3)), reads, flushes)
+		m.want("another device stays", m.now(reg("london", 0), func() *pbxmesh.Registration {
+			r := reg("buffalo", 9)
+			r.Contact = "sip:1001@192.168.1.8:5060"
+			return r
+		}()))
+	})
+}
+
+func TestPutBackWhenTheOtherNodeDies(t *testing.T) {
+	t.Parallel()
+	play(t, func(m *mesh) {
+		here, there := reg("london", 0), reg("buffalo", 1)
+		m.now(here, there)
+		m.want("suspect takes calls", m.node("buffalo", pbxmesh.NodeState{Observed: pbxmesh.ObservedSuspect}))
+		m.want("not while the registry holds it", m.node("buffalo", down))
+		m.node("buffalo", pbxmesh.NodeState{Observed: pbxmesh.ObservedUp})
+		m.want("gone here", m.now(there))
+		time.Sleep(90 * time.Second)
+		m.want("down", m.node("buffalo", down), writes)
+		for name, want := range map[string]string{
+			"orig-event-subclass": "sofia::register", "orig-profile-name": "internal", "orig-from-user": "1001", "orig-from-host": "PBX.test",
+			"orig-contact": switchContact, "orig-call-id": "7f3a-london", "orig-user-agent": "Desk 5.1", "orig-network-ip": "203.0.113.9",
+			"orig-network-port": "5060", "orig-username": "1001", "orig-realm": "pbx.test", "orig-mwi-account": "100@pbx.test",
+			"orig-expires": "510", "orig-FreeSWITCH-Hostname": "lon1", "orig-FreeSWITCH-IPv4": "192.0.2.2",
+		} {
+			if got := m.event[name]; got != want {
+				t.Errorf("%s: %q, want %q", name, got, want)
+			}
+		}
+		if len(m.back) != 1 || m.back[0] != *here {
+			t.Errorf("published %+v", m.back)
+		}
+		m.want("once", m.now(here, there))
+		m.want("the other one is back: newest counts", m.node("buffalo", pbxmesh.NodeState{Observed: pbxmesh.ObservedUp}), reads, flushes)
+	})
+}
+
+func TestPutBackWhenTheOtherEnds(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		then func(m *mesh)
+		want []string
+	}{
+		"it ends":                      {func(*mesh) {}, []string{writes}},
+		"the phone unregistered here":  {func(m *mesh) { m.unregister("7f3a-london", "") }, nil},
+		"with another Call-ID":         {func(m *mesh) { m.unregister("x", "<sip:1001@192.168.1.7:5060>") }, nil},
+		"another device unregistered":  {func(m *mesh) { m.unregister("x", "<sip:1001@192.168.1.7:50601>") }, []string{writes}},
+		"its own time is over":         {func(*mesh) { time.Sleep(10 * time.Minute) }, nil},
+		"it has a newer one elsewhere": {func(m *mesh) { m.now(reg("singapore", 2)) }, nil},
+		"this node is drained":         {func(m *mesh) { m.node("london", pbxmesh.NodeState{Wanted: pbxmesh.WantedDraining}) }, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			play(t, func(m *mesh) {
+				m.now(reg("london", 0), reg("buffalo", 1))
+				m.now(reg("buffalo", 1))
+				c.then(m)
+				m.want("then the other one ends", m.now(slices.DeleteFunc(slices.Clone(m.regs), func(r *pbxmesh.Registration) bool { return r.Node == "buffalo" })...), c.want...)
+			})
+		})
+	}
+}
+
+func (m *mesh) unregister(callID, contact string) {
+	m.conn.cfg.OnEvent(esl.ParseEvent("Event-Name: CUSTOM\nEvent-Subclass: sofia::unregister\nfrom-user: 1001\nfrom-host: pbx.test\n" +
+		"call-id: " + callID + "\ncontact: " + contact + "\n\n"))
+}
+
+func TestNothingSafeToSay(t *testing.T) {
+	t.Parallel()
+	play(t, func(m *mesh) {
+		here := reg("london", 0)
+		here.CallID = "pbx.test"
+		m.want("a Call-ID that is a domain", m.now(here, reg("buffalo", 1)), reads)
+		if s := m.keeper.Stats(); !m.keeper.Taken(here) || s.Unsafe != 1 || s.Aside+int(s.TakenOut) != 0 {
+			t.Errorf("nobody may wait for it: taken %v, %+v", m.keeper.Taken(here), s)
+		}
+		m.want("tried once", m.now(here, reg("buffalo", 1)))
+	})
+	play(t, func(m *mesh) {
+		m.want("no row: nothing to put aside", m.now(reg("london", 0), reg("buffalo", 1)), reads, flushes)
+		if s := m.keeper.Stats(); s.Aside != 0 || s.TakenOut != 1 {
+			t.Errorf("%+v", s)
+		}
+	}, func(m *mesh) { m.rows = false })
+}
+
+// TestCameWhileNobodyListened: a registration that was found expires later than the one
+// that was heard of, so the phone came here since.
+func TestCameWhileNobodyListened(t *testing.T) {
+	t.Parallel()
+	play(t, func(m *mesh) {
+		here, there := reg("london", 0), reg("buffalo", 1)
+		here.Since, here.Expires = pbxmesh.StampFound, there.Expires.Add(time.Minute)
+		m.want("found", m.now(here, there))
+		if len(m.put) != 1 || m.put[0].Since <= pbxmesh.StampFound || m.put[0].CallID != here.CallID {
+			t.Errorf("published %+v", m.put)
+		}
+		here.Expires = there.Expires.Add(-time.Minute)
+		m.want("an old one, of a switch that came back", m.now(here, there), reads, flushes)
+	})
+}
+
+func TestConnectionLost(t *testing.T) {
+	t.Parallel()
+	play(t, func(m *mesh) {
+		here, there := reg("london", 0), reg("buffalo", 1)
+		m.mu.Lock()
+		m.fails = errors.New("broken")
+		m.mu.Unlock()
+		m.want("the switch does not answer", m.now(here, there), reads)
+		if !m.keeper.Taken(here) || m.settled == 0 {
+			t.Error("rows wait for a switch that is not there")
+		}
+		m.mu.Lock()
+		m.fails, m.sent = nil, nil
+		m.mu.Unlock()
+		time.Sleep(time.Second)
+		if got := m.did(); !slices.Contains(got, flushes) {
+			t.Errorf("not tried again: %q", got)
+		}
+	})
+}
