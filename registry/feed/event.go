@@ -2,11 +2,9 @@ package feed
 
 import (
 	"fmt"
-	"net/netip"
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"pbxmesh"
 	"pbxmesh/internal/esl"
@@ -49,6 +47,11 @@ func (f *Feed) onEvent(e *esl.Event) {
 
 // custom handles the registration events. f.mu is held.
 func (f *Feed) custom(seq uint64, e *esl.Event) {
+	if e.Subclass() == "sofia::profile_start" {
+		f.table.accept(seq)
+		f.askSnapshot()
+		return
+	}
 	profile, ok := f.profiles[e.Get("profile-name")]
 	if !ok || seq == 0 || e.Get("user-agent") == meshAgent {
 		f.status.Ignored++
@@ -56,21 +59,11 @@ func (f *Feed) custom(seq uint64, e *esl.Event) {
 	}
 	switch e.Subclass() {
 	case "sofia::register":
-		aor, ok := f.aor(e.Get("from-user"), e.Get("from-host"))
-		if !ok {
-			return
-		}
-		reg, ok := f.registration(aor, profile, e)
-		if !ok {
-			return
-		}
-		if f.table.register(seq, reg) && !f.multiple[profile] {
-			f.askSnapshot()
-		}
+		f.register(seq, profile, e)
 	case "sofia::unregister":
-		f.gone(seq, e, e.Get("from-user"), e.Get("from-host"))
+		f.gone(seq, endOf{profile: profile}, e, e.Get("from-user"), e.Get("from-host"))
 	case "sofia::expire":
-		f.gone(seq, e, e.Get("user"), e.Get("host"))
+		f.gone(seq, endOf{profile: profile, row: true}, e, e.Get("user"), e.Get("host"))
 	default:
 		f.status.Ignored++
 	}
@@ -79,68 +72,100 @@ func (f *Feed) custom(seq uint64, e *esl.Event) {
 	}
 }
 
-// gone handles both ways in which a registration ends. Where the switch may have
-// done something else than we, it is asked: a removal of all contacts (`Contact: *`
-// reaches us as an address of nulls, and a switch with multiple registrations then
-// removes nothing), a removal that matches nothing, and one that matches only by
-// Call-ID (with multiple-registrations=true the switch goes by contact alone).
-func (f *Feed) gone(seq uint64, e *esl.Event, user, host string) {
+// register handles sofia::register. Where the switch may have taken other
+// registrations away without a word, it is asked about them.
+func (f *Feed) register(seq uint64, profile string, e *esl.Event) {
+	row := fields{
+		user: e.Get("from-user"), host: e.Get("from-host"), callID: e.Get("call-id"), contact: e.Get("contact"),
+		agent: e.Get("user-agent"), status: e.Get("status"), ip: e.Get("network-ip"), port: e.Get("network-port"),
+	}
+	aor, ok := f.aor(row.user, row.host)
+	if !ok {
+		return
+	}
+	seconds, err := strconv.ParseUint(e.Get("expires"), 10, 31)
+	if err != nil || seconds == 0 {
+		f.status.Ignored++
+		return
+	}
+	lasts := min(time.Duration(seconds)*time.Second, maxExpires) + f.opts.LateMargin
+	b, ok := f.read(aor, profile, row, f.opts.Now().Add(lasts))
+	if !ok {
+		if f.table.accept(seq) && f.table.aors[aor] != nil { // it may have replaced one that is known
+			f.wonder(aor, question{at: place{profile, b.spelled}})
+		}
+		return
+	}
+	b.reg.Since = pbxmesh.StampOf(f.opts.Now())
+	vague, other := f.table.register(seq, b)
+	if vague {
+		f.wonder(aor, question{at: place{profile, b.spelled}})
+	}
+	if !other.IsZero() {
+		f.wonder(other, question{})
+	}
+}
+
+// gone handles both ways in which a registration ends. What the event names without
+// doubt is taken out at once. For everything else the switch is asked first: it
+// tells the end of a connection by Call-ID alone, though the phone may be back under
+// the same one; `Contact: *` reaches us as an address of nulls, and a switch with
+// multiple registrations then removes nothing; a goodbye of one contact removes all
+// of a user where several are not allowed.
+func (f *Feed) gone(seq uint64, end endOf, e *esl.Event, user, host string) {
 	aor, ok := f.aor(user, host)
 	if !ok {
 		return
 	}
-	contact := contactURI(e.Get("contact"))
-	if contact == "*" || strings.Contains(contact, "(null)") {
-		f.table.accept(seq)
-		f.askSnapshot()
+	end.callID = e.Get("call-id")
+	if contact := e.Get("contact"); contact != "" && contact != "*" && !strings.Contains(contact, "(null)") {
+		end.name, end.uri = parseContact(contact)
+	}
+	if !f.table.unregister(seq, aor, end, f.opts.Now()) {
 		return
 	}
-	if !f.table.unregister(seq, aor, strings.Clone(contact), strings.Clone(e.Get("call-id"))) {
-		f.askSnapshot()
+	q := question{at: place{end.profile, spelled(aor, user, host)}}
+	if end.row || e.Get("contact") == "" {
+		// The switch deletes the row only after it has told so; without a contact it is
+		// the end of a connection.
+		q.lingers = strings.Clone(end.callID)
 	}
+	f.wonder(aor, q)
 }
 
-// registration builds the record of a sofia::register event. Nothing in it shares
-// memory with the event, which is some thirty times as large.
-func (f *Feed) registration(aor pbxmesh.AOR, profile string, e *esl.Event) (pbxmesh.Registration, bool) {
-	seconds, err := strconv.ParseUint(e.Get("expires"), 10, 31)
-	if err != nil || seconds == 0 {
-		f.status.Ignored++
-		return pbxmesh.Registration{}, false
-	}
-	lasts := min(time.Duration(seconds)*time.Second, maxExpires) + f.opts.LateMargin
-	reg := pbxmesh.Registration{
+// read builds a record from what the switch says of a registration. Nothing in it
+// shares memory with an event or a snapshot, which are much larger; strings are those
+// of the registration that it refreshes where they are the same.
+func (f *Feed) read(aor pbxmesh.AOR, profile string, row fields, expires time.Time) (binding, bool) {
+	b := binding{spelled: spelled(aor, row.user, row.host)}
+	b.reg = pbxmesh.Registration{
 		AOR:       aor,
 		Node:      f.opts.Node,
-		CallID:    e.Get("call-id"),
-		Contact:   contactURI(e.Get("contact")),
+		CallID:    row.callID,
 		Profile:   profile,
-		Source:    source(e.Get("network-ip"), e.Get("network-port")),
-		Transport: transport(e.Get("status")),
-		UserAgent: userAgent(e.Get("user-agent")),
-		Expires:   f.opts.Now().Add(lasts),
-		Since:     pbxmesh.StampOf(f.opts.Now()),
+		Source:    source(row.ip, row.port),
+		Transport: transport(row.status),
+		UserAgent: userAgent(row.agent),
+		Expires:   expires,
 	}
-	return f.admit(reg)
-}
-
-// admit checks a record and gives it strings of its own, those of the registration
-// it refreshes where they are the same.
-func (f *Feed) admit(reg pbxmesh.Registration) (pbxmesh.Registration, bool) {
-	if old := f.table.known(reg.AOR, reg.CallID); old != nil && old.Contact == reg.Contact && old.UserAgent == reg.UserAgent {
-		reg.AOR, reg.CallID, reg.Contact, reg.UserAgent = old.AOR, old.CallID, old.Contact, old.UserAgent
+	b.name, b.reg.Contact = parseContact(row.contact)
+	reg := &b.reg
+	if old := f.table.known(aor, reg.CallID); old != nil && old.reg.Contact == reg.Contact && old.reg.UserAgent == reg.UserAgent && old.name == b.name {
+		reg.AOR, reg.CallID, reg.Contact, reg.UserAgent = old.reg.AOR, old.reg.CallID, old.reg.Contact, old.reg.UserAgent
+		b.name = old.name
 	} else {
 		reg.CallID, reg.Contact, reg.UserAgent = strings.Clone(reg.CallID), strings.Clone(reg.Contact), strings.Clone(reg.UserAgent)
+		b.name = strings.Clone(b.name)
 	}
 	err := reg.Validate()
 	if err == nil && reg.Contact == "" {
 		err = fmt.Errorf("%w: no contact", pbxmesh.ErrInvalidRecord)
 	}
 	if err != nil {
-		f.refuse(reg.AOR.String(), err)
-		return reg, false
+		f.refuse(aor.String(), err)
+		return b, false
 	}
-	return reg, true
+	return b, true
 }
 
 // aor is the gate for what a phone calls itself.
@@ -169,101 +194,6 @@ func number(s string) int {
 		return 0
 	}
 	return int(n)
-}
-
-// contactURI returns a contact in the form in which contacts are compared: the URI
-// without display name and brackets, percent-decoded. The switch does not encode
-// again what a contact already has encoded (`fs_path=sip%3A...` of a phone behind
-// NAT), so an event shows it decoded and a snapshot does not.
-func contactURI(contact string) string {
-	uri := bareURI(contact)
-	if strings.IndexByte(uri, '%') < 0 {
-		return uri
-	}
-	const hex = "0123456789ABCDEF"
-	b := make([]byte, 0, len(uri))
-	for i := 0; i < len(uri); i++ {
-		c := uri[i]
-		if c == '%' && i+2 < len(uri) {
-			if n, err := strconv.ParseUint(uri[i+1:i+3], 16, 8); err == nil {
-				c = byte(n)
-				i += 2
-			}
-		}
-		if c < ' ' || c == 0x7f { // a record holds no control characters
-			b = append(b, '%', hex[c>>4], hex[c&15])
-			continue
-		}
-		b = append(b, c)
-	}
-	return string(b)
-}
-
-// bareURI takes the display name and the angle brackets off a contact.
-func bareURI(contact string) string {
-	if _, rest, ok := strings.Cut(contact, "<"); ok {
-		uri, _, _ := strings.Cut(rest, ">")
-		return strings.TrimSpace(uri)
-	}
-	return strings.TrimSpace(contact)
-}
-
-// transport reads "Registered(UDP)", "Registered(TCP-NAT)", with or without more
-// behind it; "" when there is none that we know.
-func transport(status string) string {
-	rest, ok := strings.CutPrefix(status, "Registered(")
-	if !ok {
-		return ""
-	}
-	if i := strings.IndexAny(rest, ")-"); i >= 0 {
-		rest = rest[:i]
-	}
-	switch rest {
-	case "UDP":
-		return "udp"
-	case "TCP":
-		return "tcp"
-	case "TLS":
-		return "tls"
-	case "WS":
-		return "ws"
-	case "WSS":
-		return "wss"
-	}
-	return ""
-}
-
-// source returns the zero value for anything that is no address and port.
-func source(ip, port string) netip.AddrPort {
-	addr, err := netip.ParseAddr(ip)
-	n, err2 := strconv.ParseUint(port, 10, 16)
-	if err != nil || err2 != nil || addr.Zone() != "" {
-		return netip.AddrPort{}
-	}
-	return netip.AddrPortFrom(addr.Unmap(), uint16(n))
-}
-
-// userAgent cuts what a phone calls itself to the bound and takes control
-// characters out: it is shown, nothing hangs on it.
-func userAgent(s string) string {
-	clean := len(s) <= pbxmesh.MaxUserAgentLen && utf8.ValidString(s)
-	for i := 0; clean && i < len(s); i++ {
-		clean = s[i] >= ' ' && s[i] != 0x7f
-	}
-	if clean {
-		return s
-	}
-	s = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(s, "?"))
-	for len(s) > pbxmesh.MaxUserAgentLen {
-		_, size := utf8.DecodeLastRuneInString(s[:pbxmesh.MaxUserAgentLen+1])
-		s = s[:pbxmesh.MaxUserAgentLen+1-size]
-	}
-	return s
 }
 
 // validEpoch bounds what may become an epoch, which is part of stored records.

@@ -27,13 +27,14 @@ type Feed struct {
 	opts     Options
 	profiles map[string]string // a profile's name, by itself: one string for all records
 	ask      chan struct{}     // a token: somebody wants a snapshot
+	doubted  chan struct{}     // a token: there are new doubts
 
-	mu       sync.Mutex
-	table    *table
-	status   Status
-	hosts    map[string]bool // names of the switch, as rows carry them
-	multiple map[string]bool // profiles that were seen with two devices of one user
-	refused  map[string]bool // names whose refusal was logged
+	mu      sync.Mutex
+	table   *table
+	status  Status
+	hosts   map[string]bool // names of the switch, as rows carry them
+	refused map[string]bool // names whose refusal was logged
+	doubts  map[pbxmesh.AOR]*doubt
 }
 
 // New returns a feed that does nothing before Run, which also checks opts.
@@ -42,9 +43,10 @@ func New(opts Options) *Feed {
 		opts:     opts.withDefaults(),
 		profiles: make(map[string]string),
 		ask:      make(chan struct{}, 1),
+		doubted:  make(chan struct{}, 1),
 		hosts:    make(map[string]bool),
-		multiple: make(map[string]bool),
 		refused:  make(map[string]bool),
+		doubts:   make(map[pbxmesh.AOR]*doubt),
 	}
 	for _, p := range opts.Profiles {
 		f.profiles[p] = p
@@ -109,7 +111,7 @@ func (f *Feed) follow(ctx context.Context) (complete bool, err error) {
 		return false, err
 	}
 	defer conn.Close()
-	if err := conn.Subscribe(ctx, []string{"HEARTBEAT"}, []string{"sofia::register", "sofia::unregister", "sofia::expire"}); err != nil {
+	if err := conn.Subscribe(ctx, []string{"HEARTBEAT"}, []string{"sofia::register", "sofia::unregister", "sofia::expire", "sofia::profile_start"}); err != nil {
 		return false, fmt.Errorf("subscribe: %w", err)
 	}
 	if err := f.identify(ctx, conn); err != nil {
@@ -122,6 +124,8 @@ func (f *Feed) follow(ctx context.Context) (complete bool, err error) {
 		due = at
 		next.Reset(time.Until(at))
 	}
+	doubt := time.NewTimer(0) // of the next question
+	defer doubt.Stop()
 	var last time.Time // end of the last snapshot
 	var took time.Duration
 	retry := f.opts.SnapshotGap
@@ -137,12 +141,27 @@ func (f *Feed) follow(ctx context.Context) (complete bool, err error) {
 				plan(at)
 			}
 			continue
+		case <-f.doubted:
+			doubt.Reset(0)
+			continue
+		case <-doubt.C:
+			if !complete {
+				continue // the first snapshot will tell
+			}
+			if err := f.resolve(ctx, conn); err != nil {
+				return complete, err
+			}
+			if at, ok := f.nextDoubt(); ok {
+				doubt.Reset(time.Until(at))
+			}
+			continue
 		case <-next.C:
 		}
 		began := time.Now()
 		err := f.snapshot(ctx, conn)
 		last = time.Now()
 		took = last.Sub(began)
+		doubt.Reset(0)
 		switch {
 		case errors.Is(err, ErrProfile): // the other profiles were read
 			complete = true
@@ -200,6 +219,7 @@ func (f *Feed) adopt(core string) {
 		f.opts.Logger.Info("the switch has restarted", "old_core", f.table.epoch, "new_core", core)
 	}
 	f.table = newTable(f.opts.Sink, core)
+	clear(f.doubts)
 }
 
 // askSnapshot wants a snapshot soon. It never blocks.
@@ -213,7 +233,7 @@ func (f *Feed) askSnapshot() {
 // snapshot reads all profiles and applies what they hold. A profile that the switch
 // does not run holds nothing, since nobody on it can be called; the others count,
 // and the error is ErrProfile.
-func (f *Feed) snapshot(ctx context.Context, conn *esl.Conn) error {
+func (f *Feed) snapshot(ctx context.Context, conn asker) error {
 	f.mu.Lock()
 	table, barrier := f.table, f.table.high
 	f.mu.Unlock()
@@ -229,18 +249,15 @@ func (f *Feed) snapshot(ctx context.Context, conn *esl.Conn) error {
 		}
 		replies[i], answered[i] = out, f.opts.Now()
 	}
-	var rows []pbxmesh.Registration
+	var rows []binding
 	var missing error
-	multiple := make(map[string]bool)
 	for i, p := range f.opts.Profiles {
-		seen := make(map[pbxmesh.AOR]bool)
-		err := parseRows(replies[i], p, func(row xmlRow) {
+		at := readAt{p, answered[i]}
+		err := parseRows(replies[i], p, func(row fields, host string, cut bool) {
 			f.mu.Lock()
 			defer f.mu.Unlock()
-			if reg, ok := f.fromRow(row, p, answered[i]); ok {
-				multiple[p] = multiple[p] || seen[reg.AOR]
-				seen[reg.AOR] = true
-				rows = append(rows, reg)
+			if b, ok := f.fromRow(row, host, cut, at); ok {
+				rows = append(rows, b)
 			}
 		})
 		switch {
@@ -255,13 +272,14 @@ func (f *Feed) snapshot(ctx context.Context, conn *esl.Conn) error {
 	if f.table != table {
 		return fmt.Errorf("%w: the switch restarted meanwhile", errSnapshot)
 	}
-	f.multiple = multiple
 	f.status.Snapshots++
 	f.status.LastSnapshot = f.opts.Now()
-	if r := table.snapshot(rows, barrier); r.total() > 0 {
+	r, doubted := table.snapshot(rows, barrier, f.opts.Now())
+	if r.total() > 0 {
 		f.status.Repairs += uint64(r.total())
 		f.opts.Logger.Info("repaired from the snapshot", "added", r.added, "changed", r.changed, "removed", r.removed)
 	}
+	f.settle(rows, doubted, barrier)
 	return missing
 }
 

@@ -100,7 +100,7 @@ func BenchmarkFeedApply(b *testing.B) {
 	i := 0
 	for b.Loop() {
 		if i == len(texts) {
-			f.table.snapshot(nil, 0)
+			f.table.snapshot(nil, 0, testNow)
 			i = 0
 		}
 		f.onEvent(esl.ParseEvent(texts[i]))
@@ -117,20 +117,20 @@ func BenchmarkFeedSnapshot(b *testing.B) {
 		s.rows["internal"] = append(s.rows["internal"], row{user: u + "@pbx.test", contact: "sip:" + u + "@192.0.2.1:5060;fs_nat=yes", call: u + "-3848276298220188511@192.0.2.1", expsecs: 3000})
 	}
 	s.mu.Lock()
-	reply := s.xml("internal")
+	reply := s.xml("internal", "")
 	s.mu.Unlock()
 	f := newScriptedFeed(b)
 	b.SetBytes(int64(len(reply)))
 	b.ReportAllocs()
 	for b.Loop() {
-		var rows []pbxmesh.Registration
-		if err := parseRows(reply, "internal", func(r xmlRow) {
-			if reg, ok := f.fromRow(r, "internal", testNow); ok {
-				rows = append(rows, reg)
+		var rows []binding
+		if err := parseRows(reply, "internal", func(row fields, host string, cut bool) {
+			if b, ok := f.fromRow(row, host, cut, readAt{"internal", testNow}); ok {
+				rows = append(rows, b)
 			}
 		}); err != nil || len(rows) != 10000 {
 			b.Fatal(len(rows), err)
 		}
-		f.table.snapshot(rows, 0)
+		f.table.snapshot(rows, 0, testNow)
 	}
 }

@@ -30,7 +30,7 @@ func TestFeedRecordedRegistration(t *testing.T) {
 	now := time.Date(2026, 11, 22, 15, 35, 9, 0, time.UTC)
 	f, sink := startFeed(t, s, func(o *Options) { o.Now = func() time.Time { return now } })
 	connected(t, f)
-	if n := s.count("event plain HEARTBEAT CUSTOM sofia::register sofia::unregister sofia::expire"); n != 1 {
+	if n := s.count("event plain HEARTBEAT CUSTOM sofia::register sofia::unregister sofia::expire sofia::profile_start"); n != 1 {
 		t.Errorf("%d subscriptions as wanted, in %q", n, s.log)
 	}
 	events := recorded(t, "events-register-unregister.txt")
@@ -131,72 +131,67 @@ func TestFeedRowsOfOthers(t *testing.T) {
 	}
 }
 
-// TestFeedBurst fires 10,000 register and unregister events of few users, shuffled,
-// while snapshots race them.
+// TestFeedBurst: thousands of events of few users, a little out of order, with ends
+// that need questions, and snapshots that race all of it.
 func TestFeedBurst(t *testing.T) {
 	t.Parallel()
-	rng := rand.New(rand.NewPCG(1, 2))
-	var facts []fact
-	for i := range 10000 {
-		facts = append(facts, fact{
-			seq: uint64(i) + 10, gone: rng.IntN(2) == 0, user: fmt.Sprint(1001 + rng.IntN(5)),
-			contact: fmt.Sprint("c", rng.IntN(6)), call: fmt.Sprint("i", rng.IntN(6)),
-		})
-	}
-	want := truth(facts)
-	if len(want) == 0 || len(want) > 30 {
-		t.Fatalf("a poor example: %d live at the end", len(want))
-	}
-	s := newScripted(t)
-	f, sink := startFeed(t, s, func(o *Options) { o.SnapshotGap = time.Hour })
-	connected(t, f)
-	rng.Shuffle(len(facts), func(i, j int) { facts[i], facts[j] = facts[j], facts[i] })
-	var events []string
-	for _, x := range facts {
-		events = append(events, x.event("core-1"))
-	}
-	s.fire(events...)
-	eventually(t, "all events in", func() bool { return f.Status().Events == 10000 })
-	if got := sink.list(); !slices.Equal(got, want) {
-		t.Errorf("%q, want %q", got, want)
-	}
-}
-
-// TestFeedBurstWithSnapshots does it in order with a table behind, so that the
-// snapshots, which every surprise asks for, race the events.
-func TestFeedBurstWithSnapshots(t *testing.T) {
-	t.Parallel()
-	s := newScripted(t)
-	f, sink := startFeed(t, s, func(o *Options) { o.SnapshotEvery = 3 * time.Millisecond })
-	connected(t, f)
-	rng := rand.New(rand.NewPCG(3, 4))
-	var facts []fact
-	for i := range 3000 {
-		x := fact{
-			seq: uint64(i) + 10, gone: rng.IntN(2) == 0, user: fmt.Sprint(1001 + rng.IntN(3)),
-			contact: fmt.Sprint("c", rng.IntN(4)), call: fmt.Sprint("i", rng.IntN(4)),
-		}
-		facts = append(facts, x)
-		s.set(func() { // the switch changes its table, then tells
-			kept := slices.DeleteFunc(slices.Clone(s.rows["internal"]), func(r row) bool {
-				return r.user == x.user+"@pbx.test" && (r.contact == x.contact || r.call == x.call)
-			})
-			if !x.gone {
-				kept = append(kept, row{user: x.user + "@pbx.test", contact: x.contact, call: x.call, expsecs: 180, host: "buffalo"})
+	for name, every := range map[string]time.Duration{"questions only": time.Hour, "snapshots race": 3 * time.Millisecond} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newScripted(t)
+			f, sink := startFeed(t, s, func(o *Options) { o.SnapshotEvery = every })
+			connected(t, f)
+			m := &model{mode: byContact}
+			rng := rand.New(rand.NewPCG(1, 2))
+			fired := 0
+			for range 1000 {
+				for range 3 {
+					user := fmt.Sprint(1001 + rng.IntN(5))
+					contact, call := fmt.Sprint("c", user, rng.IntN(3)), fmt.Sprint("i", user, rng.IntN(3))
+					switch rng.IntN(6) {
+					case 0:
+						m.unregister(user, contact, call)
+					case 1:
+						if i := slices.IndexFunc(m.rows, func(r modelRow) bool { return r.user == user && !r.doomed }); i >= 0 {
+							m.disconnect(m.rows[i])
+						}
+					case 2:
+						m.delete()
+					default:
+						m.register(user, contact, call)
+					}
+				}
+				s.set(func() { s.rows["internal"] = m.table() }) // the switch changes its table, then tells
+				events := slices.Clone(m.events[fired:])
+				fired = len(m.events)
+				rng.Shuffle(len(events), func(i, j int) { events[i], events[j] = events[j], events[i] })
+				s.fire(events...)
 			}
-			s.rows["internal"] = kept
+			for len(m.doomed) > 0 {
+				m.delete()
+			}
+			s.set(func() { s.rows["internal"] = m.table() })
+			eventually(t, "all events in", func() bool { return f.Status().Events == uint64(fired) })
+			eventually(t, "as the switch has it", func() bool {
+				got := sink.regs()
+				for _, reg := range got {
+					if !slices.ContainsFunc(m.rows, func(r modelRow) bool { return r.call == reg.CallID && r.contact == reg.Contact }) {
+						return false
+					}
+				}
+				calls := map[string]bool{}
+				for _, r := range m.rows {
+					calls[r.call] = true
+				}
+				return len(calls) == len(got) && len(got) > 0
+			})
+			if r, _ := sink.resets(); r != 1 {
+				t.Errorf("%d resets", r)
+			}
+			st := f.Status()
+			t.Logf("%d events, %d questions changed %d, %d snapshots repaired %d", st.Events, st.Questions, st.Answered, st.Snapshots, st.Repairs)
 		})
-		s.fire(x.event("core-1"))
 	}
-	eventually(t, "all events in", func() bool { return f.Status().Events == 3000 })
-	expectRegs(t, "the end", sink, truth(facts)...)
-	n := f.Status().Snapshots
-	eventually(t, "two more snapshots", func() bool { return f.Status().Snapshots > n+1 })
-	expectRegs(t, "after further snapshots", sink, truth(facts)...)
-	if r, _ := sink.resets(); r != 1 {
-		t.Errorf("%d resets", r)
-	}
-	t.Logf("%d snapshots raced the events, %d repairs", n, f.Status().Repairs)
 }
 
 func TestFeedEventsDuringTheFirstSnapshot(t *testing.T) {
@@ -209,7 +204,7 @@ func TestFeedEventsDuringTheFirstSnapshot(t *testing.T) {
 	var once sync.Once
 	s.before = func(string) {
 		once.Do(func() { // 1001 leaves and 1003 comes while the list is being written
-			x := parseFacts(50, "-1001 c1 other", "+1003 c3 i3", "+1002 c2 i9")
+			x := parseFacts(50, "-1001 c1 i1", "+1003 c3 i3", "+1002 c2 i9")
 			s.fire(x[1].event("core-1"), x[0].event("core-1"), x[2].event("core-1"))
 		})
 	}
@@ -318,7 +313,7 @@ func TestFeedUnregisterAll(t *testing.T) {
 	f, sink := startFeed(t, s, func(o *Options) { o.SnapshotEvery = time.Hour })
 	connected(t, f)
 	s.fire(parseFacts(10, "-1001 sip:(null)@(null) i1")[0].event("core-1"))
-	eventually(t, "the switch was asked", func() bool { return f.Status().Snapshots == 2 })
+	eventually(t, "the switch was asked", func() bool { return f.Status().Questions == 1 })
 	expectRegs(t, "the switch keeps it", sink, "1001 c1 i1")
 	s.set(func() { s.rows["internal"] = nil })
 	s.fire(parseFacts(11, "-1001 sip:(null)@(null) i1")[0].event("core-1"))
@@ -329,65 +324,123 @@ func TestFeedUnregisterAll(t *testing.T) {
 // alone in events, so that it comes decoded, unlike in a snapshot. It is one contact.
 func TestFeedContactBehindNAT(t *testing.T) {
 	t.Parallel()
-	const encoded, decoded = "sip:1001@10.0.0.1:5060;fs_nat=yes;fs_path=sip%3A1001%40192.0.2.1%3A40000", "sip:1001@10.0.0.1:5060;fs_nat=yes;fs_path=sip:1001@192.0.2.1:40000"
-	s := newScripted(t)
-	f, sink := startFeed(t, s, func(o *Options) { o.SnapshotEvery = 5 * time.Millisecond })
-	connected(t, f)
-	s.set(func() {
-		s.rows["internal"] = []row{{user: "1001@pbx.test", contact: encoded, call: "i1", expsecs: 180}}
-	})
-	for i, contact := range []string{decoded, encoded} { // as the one or the other version sends it
-		s.fire(parseFacts(uint64(10+i), "+1001 "+contact+" i1")[0].event("core-1"))
+	for _, contact := range []struct{ stored, form string }{
+		{"sip:1001@10.0.0.1:5060;fs_nat=yes;fs_path=sip%3A1001%40192.0.2.1%3A40000", "sip:1001@10.0.0.1:5060;fs_nat=yes;fs_path=sip:1001@192.0.2.1:40000"},
+		{"sip:1001@10.0.0.1:5060;fs_path=%3Csip%3A192.0.2.7%3A5080%3Blr%3E", "sip:1001@10.0.0.1:5060;fs_path=<sip:192.0.2.7:5080;lr>"},
+		{"sip:1001@10.0.0.1;x=%3c%41", "sip:1001@10.0.0.1;x=%3cA"},
+	} {
+		s := newScripted(t)
+		s.rows["internal"] = []row{{user: "1001@pbx.test", contact: contact.stored, call: "i1", expsecs: 180}}
+		f, sink := startFeed(t, s, func(o *Options) { o.SnapshotEvery = 5 * time.Millisecond })
+		connected(t, f)
+		s.fire(parseFacts(10, "+1001 "+contact.stored+" i1")[0].event("core-1"))
+		eventually(t, "the event is in", func() bool { return f.Status().Events == 1 })
+		n := f.Status().Snapshots
+		eventually(t, "more snapshots", func() bool { return f.Status().Snapshots > n+5 })
+		expectRegs(t, "registered", sink, "1001 "+contact.form+" i1")
+		if got := f.Status().Repairs; got != 0 {
+			t.Errorf("%s: %d repairs of what was right", contact.stored, got)
+		}
+		s.set(func() { s.rows["internal"] = nil })
+		s.fire(parseFacts(20, "-1001 "+contact.stored+" i1")[0].event("core-1"))
+		expectRegs(t, "unregistered", sink)
 	}
-	eventually(t, "the events are in", func() bool { return f.Status().Events == 2 })
-	n, repairs := f.Status().Snapshots, f.Status().Repairs
-	eventually(t, "more snapshots", func() bool { return f.Status().Snapshots > n+2 })
-	expectRegs(t, "registered", sink, "1001 "+decoded+" i1")
-	if got := f.Status().Repairs; got != repairs {
-		t.Errorf("%d repairs of what was right", got-repairs)
-	}
-	s.set(func() { s.rows["internal"] = nil })
-	s.fire(parseFacts(20, "-1001 "+decoded+" other")[0].event("core-1"))
-	expectRegs(t, "unregistered by contact", sink)
 }
 
-// TestFeedAsksForSnapshots counts them: the interval is an hour, so each further
-// one was asked for by an event.
-func TestFeedAsksForSnapshots(t *testing.T) {
+// TestFeedQuestions counts them, by what an event leaves open; the snapshot that
+// nobody asks for is an hour away.
+func TestFeedQuestions(t *testing.T) {
 	t.Parallel()
 	one := row{user: "1001@pbx.test", contact: "c1", call: "i1", expsecs: 100}
+	two := row{user: "1001@pbx.test", contact: "c2", call: "i2", expsecs: 100}
 	for name, tc := range map[string]struct {
-		rows  []row
-		steps []string
-		asks  bool
+		rows  []row // before the event, and after it
+		after []row
+		event string
+		asked uint64
+		want  []string
 	}{
-		"first device":  {nil, []string{"+1001 c1 i1"}, false},
-		"refresh":       {[]row{one}, []string{"+1001 c1 i1"}, false},
-		"new port":      {[]row{one}, []string{"+1001 c9 i1"}, false},
-		"second device": {[]row{one}, []string{"+1001 c2 i2"}, true},
-		"second device where several are allowed": {[]row{one, {user: "1001@pbx.test", contact: "c3", call: "i3", expsecs: 100}}, []string{"+1001 c2 i2"}, false},
-		"unregister":                   {[]row{one}, []string{"-1001 c1 i9"}, false},
-		"unregister of nobody we know": {[]row{one}, []string{"-1001 c2 i9"}, true},
+		"first device":                       {nil, []row{one}, "+1001 c1 i1", 0, []string{"1001 c1 i1"}},
+		"refresh":                            {[]row{one}, []row{one}, "+1001 c1 i1", 0, []string{"1001 c1 i1"}},
+		"second device":                      {[]row{one}, []row{one, two}, "+1001 c2 i2", 1, []string{"1001 c1 i1", "1001 c2 i2"}},
+		"second device where one may be":     {[]row{one}, []row{two}, "+1001 c2 i2", 1, []string{"1001 c2 i2"}},
+		"unregister":                         {[]row{one}, nil, "-1001 c1 i1", 0, nil},
+		"unregister with another Call-ID":    {[]row{one}, nil, "-1001 c1 i9", 1, nil},
+		"unregister that the switch undoes":  {[]row{one}, []row{one}, "-1001 c1 i9", 1, []string{"1001 c1 i1"}},
+		"unregister of all where one may be": {[]row{one}, nil, "-1001 c3 i9", 1, nil},
+		"unregister of nobody we know":       {[]row{one}, []row{one}, "-1002 c2 i9", 0, []string{"1001 c1 i1"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newScripted(t)
 			s.rows["internal"] = tc.rows
-			f, _ := startFeed(t, s, func(o *Options) { o.SnapshotEvery = time.Hour })
+			f, sink := startFeed(t, s, func(o *Options) { o.SnapshotEvery = time.Hour })
 			connected(t, f)
-			for _, x := range parseFacts(10, tc.steps...) {
-				s.fire(x.event("core-1"))
-			}
-			eventually(t, "the events are in", func() bool { return f.Status().Events == uint64(len(tc.steps)) })
-			if tc.asks {
-				eventually(t, "a second snapshot", func() bool { return f.Status().Snapshots >= 2 })
-				return
-			}
-			if n := len(f.ask); n != 0 || f.Status().Snapshots != 1 {
-				t.Errorf("%d asked, %d snapshots", n, f.Status().Snapshots)
+			s.set(func() { s.rows["internal"] = tc.after })
+			s.fire(parseFacts(10, tc.event)[0].event("core-1"))
+			eventually(t, "the event is in", func() bool { return f.Status().Events == 1 })
+			expectRegs(t, "as the switch has it", sink, tc.want...)
+			eventually(t, "asked", func() bool { return f.Status().Questions == tc.asked })
+			if n := len(f.ask); n != 0 || f.Status().Snapshots != 1 || f.Status().Repairs != 0 {
+				t.Errorf("%d asked, status %+v", n, f.Status())
 			}
 		})
 	}
+}
+
+// TestFeedConnectionEnds: the switch tells the end of a phone's connection by Call-ID
+// alone, and deletes the row a moment later.
+func TestFeedConnectionEnds(t *testing.T) {
+	t.Parallel()
+	end := custom("core-1", 10, "sofia::unregister", "from-user", "Alice", "from-host", "pbx.test", "call-id", "i1", "reason", "socket-disconnection")
+	old := row{user: "Alice@pbx.test", contact: "c1", call: "i1", expsecs: 100}
+	live := row{user: "Alice@pbx.test", contact: "c2", call: "i1", expsecs: 101}
+	t.Run("closed", func(t *testing.T) {
+		t.Parallel()
+		s := newScripted(t)
+		s.rows["internal"] = []row{old}
+		f, sink := startFeed(t, s, func(o *Options) { o.SnapshotEvery = time.Hour })
+		connected(t, f)
+		s.fire(end)
+		eventually(t, "asked again while the row stays", func() bool { return f.Status().Questions > 2 })
+		expectRegs(t, "the switch still has it", sink, "alice c1 i1")
+		s.set(func() { s.rows["internal"] = nil })
+		expectRegs(t, "gone with the row", sink)
+		if st := f.Status(); st.Snapshots != 1 || s.count("api sofia xmlstatus profile internal user Alice@pbx.test") != int(st.Questions) {
+			t.Errorf("asked in another way: %+v", st)
+		}
+	})
+	t.Run("back before it ended", func(t *testing.T) {
+		t.Parallel()
+		s := newScripted(t)
+		s.rows["internal"] = []row{old, live}
+		f, sink := startFeed(t, s, func(o *Options) { o.SnapshotEvery = time.Hour })
+		connected(t, f)
+		var away sync.Once
+		sink.mu.Lock()
+		sink.b.removed = func(id pbxmesh.RegistrationID) { away.Do(func() { t.Errorf("%s was taken away", id.CallID) }) }
+		sink.mu.Unlock()
+		s.fire(end)
+		eventually(t, "asked", func() bool { return f.Status().Questions > 1 })
+		s.set(func() { s.rows["internal"] = []row{live} })
+		eventually(t, "settled", func() bool {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			return len(f.doubts) == 0
+		})
+		expectRegs(t, "the live flow", sink, "alice c2 i1")
+	})
+}
+
+// TestFeedProfileStarts: a profile that was stopped and started is read at once.
+func TestFeedProfileStarts(t *testing.T) {
+	t.Parallel()
+	s := newScripted(t)
+	f, sink := startFeed(t, s, func(o *Options) { o.SnapshotEvery = time.Hour })
+	connected(t, f)
+	s.set(func() { s.rows["internal"] = []row{{user: "1001@pbx.test", contact: "c1", call: "i1", expsecs: 100}} })
+	s.fire("Event-Subclass: sofia%3A%3Aprofile_start\nEvent-Name: CUSTOM\nCore-UUID: core-1\nEvent-Sequence: 7\nmodule_name: mod_sofia\nprofile_name: internal\n\n")
+	expectRegs(t, "what came back with it", sink, "1001 c1 i1")
 }
 
 func TestFeedProfiles(t *testing.T) {
@@ -428,7 +481,7 @@ func TestFeedBrokenSnapshotChangesNothing(t *testing.T) {
 func TestFeedHostileValues(t *testing.T) {
 	t.Parallel()
 	s := newScripted(t)
-	bad := []string{"1001,sofia/gateway/x", "1001|y", "${system(id)}", "[a=b]1", "{x}", "1001@other", "^^:", "a\r\nb", strings.Repeat("9", 4096), "%31", "１００１", "", "a b", "<registration>"}
+	bad := []string{"1001,sofia/gateway/x", "1001|y", "${system(id)}", "[a=b]1", "{x}", "1001@other", "^^:", "a\r\nb", strings.Repeat("9", 4096), "%%", "１００１", "", "a b", "<registration>"}
 	for i, u := range bad {
 		s.rows["internal"] = append(s.rows["internal"], row{user: u + "@pbx.test", contact: "c", call: fmt.Sprint("bad", i), expsecs: 100})
 	}
@@ -445,7 +498,7 @@ func TestFeedHostileValues(t *testing.T) {
 		o.Logger = slog.New(slog.NewTextHandler(&logged, nil))
 	})
 	connected(t, f)
-	expectRegs(t, "only the valid one", sink, "1001 c1 i1")
+	expectRegs(t, "only the valid ones", sink, "1001 c1 i1", "1005 a%00b i5")
 	if ua := sink.regs()[0].UserAgent; len(ua) > pbxmesh.MaxUserAgentLen || strings.ContainsRune(ua, 1) || !utf8.ValidString(ua) || !strings.HasPrefix(ua, "evil </agent><registration> &") {
 		t.Errorf("user agent %q", ua)
 	}
@@ -456,7 +509,7 @@ func TestFeedHostileValues(t *testing.T) {
 	}
 	n := f.Status().Snapshots
 	eventually(t, "more snapshots", func() bool { return f.Status().Snapshots > n+2 && f.Status().Events == uint64(3*len(bad)) })
-	expectRegs(t, "still only the valid one", sink, "1001 c1 i1")
+	expectRegs(t, "still only the valid ones", sink, "1001 c1 i1", "1005 a%00b i5")
 	if st := f.Status(); st.Refused < uint64(3*len(bad)) {
 		t.Errorf("%d refused", st.Refused)
 	}

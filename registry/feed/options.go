@@ -154,6 +154,9 @@ type Status struct {
 	Refused   uint64 // registrations with an address or a field that is not valid
 	Snapshots uint64
 	Repairs   uint64 // registrations that a later snapshot put right
+
+	Questions uint64 // about single users, asked where an event left a doubt
+	Answered  uint64 // registrations that the answers changed
 }
 
 // causes are compared when deciding whether an error is a new one: the text of a

@@ -6,8 +6,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"pbxmesh"
 )
 
 // ErrProfile reports a profile that the switch does not run.
@@ -17,112 +15,113 @@ var ErrProfile = errors.New("the switch has no such sofia profile: correct the c
 // errSnapshot reports an answer that is no registration list.
 var errSnapshot = errors.New("the answer to `sofia xmlstatus` is no complete registration list")
 
-// xmlRow is one <registration> of `sofia xmlstatus profile P reg`.
-type xmlRow struct {
-	callID, user, contact, agent, status, host, ip, port string
-}
-
-// parseRows calls each with every registration of a reply. It reads row by row and
-// not as one XML document: a phone whose user agent breaks the markup may then cost
-// its own row, never the list. The declared encoding is ISO-8859-1, what comes is
-// whatever the phones sent; values are bytes to us.
+// parseRows calls each with every registration of a reply, and with the name of the
+// host that holds it.
+//
+// The switch writes one element a line and escapes contact and agent only: a
+// Call-ID may hold markup, "</call-id>" too, but no line break. So lines are read and
+// not XML: an element goes from the tag that begins its line to the one that ends
+// it. The declared encoding is ISO-8859-1, what comes is whatever the phones sent;
+// values are bytes to us.
 //
 // A reply that does not end is an error, because what is missing from it would be
 // removed.
-func parseRows(reply, profile string, each func(xmlRow)) error {
+func parseRows(reply, profile string, each func(row fields, host string, cut bool)) error {
 	if strings.HasPrefix(strings.TrimSpace(reply), "Invalid Profile") {
 		return fmt.Errorf("profile %q: %w", profile, ErrProfile)
 	}
-	_, rest, ok := strings.Cut(reply, "<registrations>")
-	if !ok {
-		if strings.Contains(reply, "<registrations/>") {
-			return nil
+	var begun, ended, within, cut bool
+	var row fields
+	var host, left string
+	for lines := reply; lines != "" && !ended; {
+		var line string
+		line, lines, _ = strings.Cut(lines, "\n")
+		line = strings.TrimLeft(line, " \t")
+		switch {
+		case !within:
+			switch line {
+			case "<registrations>":
+				begun = true
+			case "</registrations>", "<registrations/>":
+				begun, ended = true, true
+			case "<registration>":
+				within, row, host, left, cut = true, fields{}, "", "", false
+			}
+			continue
+		case line == "</registration>":
+			row.user, row.host, _ = strings.Cut(row.user, "@")
+			each(row, host, cut)
+			within = false
+			continue
+		case left != "": // a value with a line break
+			line = left + "\n" + line
 		}
-		return fmt.Errorf("profile %q: %w: %.60q", profile, errSnapshot, reply)
-	}
-	end := strings.LastIndex(rest, "</registrations>")
-	if end < 0 {
-		return fmt.Errorf("profile %q: %w: it is cut off", profile, errSnapshot)
-	}
-	rest = rest[:end]
-	for {
-		_, after, ok := strings.Cut(rest, "<registration>")
-		if !ok {
-			return nil
-		}
-		body, next, ok := strings.Cut(after, "</registration>")
-		if !ok {
-			return fmt.Errorf("profile %q: %w: a row does not end", profile, errSnapshot)
-		}
-		rest = next
-		each(xmlRow{
-			callID: element(body, "call-id"), user: element(body, "user"), contact: element(body, "contact"),
-			agent: element(body, "agent"), status: element(body, "status"), host: element(body, "host"),
-			ip: element(body, "network-ip"), port: element(body, "network-port"),
-		})
-	}
-}
-
-// element returns the text of the first <name> in body, "" without one.
-func element(body, name string) string {
-	for {
-		i := strings.Index(body, name)
-		if i < 0 {
-			return ""
-		}
-		if i == 0 || body[i-1] != '<' || !strings.HasPrefix(body[i+len(name):], ">") {
-			body = body[i+len(name):]
+		name, value, whole := element(line)
+		if left = ""; !whole {
+			left = line
 			continue
 		}
-		body = body[i+len(name)+1:]
-		if i = strings.IndexByte(body, '<'); i < 0 || !strings.HasPrefix(body[i:], "</"+name+">") {
-			return ""
+		switch name {
+		case "call-id":
+			row.callID = shown(value)
+		case "user":
+			row.user = shown(value)
+		case "contact":
+			cut = len(value) > maxEscaped
+			row.contact = shown(unescape(value))
+		case "agent":
+			row.agent = shown(unescape(value))
+		case "status":
+			row.status = value
+		case "network-ip":
+			row.ip = value
+		case "network-port":
+			row.port = value
+		case "host":
+			host = value
 		}
-		return unescape(body[:i])
 	}
+	switch {
+	case !begun:
+		return fmt.Errorf("profile %q: %w: %.60q", profile, errSnapshot, reply)
+	case within:
+		return fmt.Errorf("profile %q: %w: a row does not end", profile, errSnapshot)
+	case !ended:
+		return fmt.Errorf("profile %q: %w: it is cut off", profile, errSnapshot)
+	}
+	return nil
 }
 
-var entities = map[string]string{"lt": "<", "gt": ">", "amp": "&", "quot": `"`, "apos": "'"}
+// maxEscaped is the length from which on an escaped value may have lost its end: the
+// switch escapes into 2,048 bytes, and an entity has up to six.
+const maxEscaped = 2048 - 8
 
-// unescape replaces the five named entities and numeric ones, once each; what is no
-// entity stays.
+// element reads a line such as "<call-id>z97<8df>6d@h</call-id>"; whole is false for
+// one that is not ended.
+func element(line string) (name, value string, whole bool) {
+	if line == "" || line[0] != '<' {
+		return "", "", true
+	}
+	name, value, ok := strings.Cut(line[1:], ">")
+	if !ok {
+		return "", "", true
+	}
+	n := len(value) - len(name) - len("</>")
+	if n < 0 || value[n:n+2] != "</" || value[n+2:len(value)-1] != name || value[len(value)-1] != '>' {
+		return name, "", false
+	}
+	return name, value[:n], true
+}
+
+// unescape replaces the five entities that the switch writes, once each.
 func unescape(s string) string {
 	if strings.IndexByte(s, '&') < 0 {
 		return s
 	}
-	var b strings.Builder
-	for {
-		before, after, ok := strings.Cut(s, "&")
-		b.WriteString(before)
-		if !ok {
-			return b.String()
-		}
-		name, rest, ok := strings.Cut(after, ";")
-		if text := entity(name); ok && text != "" {
-			b.WriteString(text)
-			s = rest
-			continue
-		}
-		b.WriteByte('&')
-		s = after
-	}
+	return entities.Replace(s)
 }
 
-func entity(name string) string {
-	digits, ok := strings.CutPrefix(name, "#")
-	if !ok {
-		return entities[name]
-	}
-	base := 10
-	if strings.HasPrefix(digits, "x") {
-		digits, base = digits[1:], 16
-	}
-	n, err := strconv.ParseUint(digits, base, 21)
-	if err != nil || n == 0 {
-		return ""
-	}
-	return string(rune(n))
-}
+var entities = strings.NewReplacer("&lt;", "<", "&gt;", ">", "&amp;", "&", "&quot;", `"`, "&apos;", "'")
 
 // expsecs reads the seconds that are left from a status such as
 // "Registered(UDP)(unknown) exp(2026-11-22 15:59:07) expsecs(147)". The user agent
@@ -141,28 +140,32 @@ func expsecs(status string) (time.Duration, bool) {
 }
 
 // fromRow returns the registration of a row that is this switch's own. f.mu is held.
-func (f *Feed) fromRow(row xmlRow, profile string, now time.Time) (reg pbxmesh.Registration, ok bool) {
-	if row.agent == meshAgent || row.host != "" && len(f.hosts) > 0 && !f.hosts[strings.ToLower(row.host)] {
-		return reg, false
+//
+// A contact that the switch may have cut short is taken for the known one that it
+// begins.
+func (f *Feed) fromRow(row fields, host string, cut bool, at readAt) (b binding, ok bool) {
+	if row.agent == meshAgent || host != "" && len(f.hosts) > 0 && !f.hosts[strings.ToLower(host)] {
+		return b, false
 	}
 	left, ok := expsecs(row.status)
 	if !ok || left <= 0 {
-		return reg, false
+		return b, false
 	}
-	user, host, _ := strings.Cut(row.user, "@")
-	aor, ok := f.aor(user, host)
+	aor, ok := f.aor(row.user, row.host)
 	if !ok {
-		return reg, false
+		return b, false
 	}
-	return f.admit(pbxmesh.Registration{
-		AOR:       aor,
-		Node:      f.opts.Node,
-		CallID:    row.callID,
-		Contact:   contactURI(row.contact),
-		Profile:   profile,
-		Source:    source(row.ip, row.port),
-		Transport: transport(row.status),
-		UserAgent: userAgent(row.agent),
-		Expires:   now.Add(left),
-	})
+	b, ok = f.read(aor, at.profile, row, at.now.Add(left))
+	if cut && ok {
+		if old := f.table.known(aor, b.reg.CallID); old != nil && strings.HasPrefix(old.reg.Contact, b.reg.Contact) {
+			b.reg.Contact, b.name = old.reg.Contact, old.name
+		}
+	}
+	return b, ok
+}
+
+// readAt says where and when a row was read.
+type readAt struct {
+	profile string
+	now     time.Time
 }

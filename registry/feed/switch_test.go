@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"net"
-	"net/url"
 	"os"
 	"slices"
 	"strings"
@@ -128,9 +127,12 @@ func (s *scripted) serve(c net.Conn) {
 func (s *scripted) answer(c net.Conn, command string) {
 	api, isAPI := strings.CutPrefix(command, "api ")
 	words := strings.Fields(api)
-	profile := ""
+	profile, user := "", ""
 	if strings.HasPrefix(api, "sofia xmlstatus profile ") {
 		profile = words[3]
+		if words[4] == "user" {
+			user = words[5]
+		}
 		s.mu.Lock()
 		before := s.before
 		s.mu.Unlock()
@@ -156,16 +158,17 @@ func (s *scripted) answer(c net.Conn, command string) {
 	case api == "switchname":
 		body = "buffalo"
 	case profile != "":
-		body = s.xml(profile)
+		body = s.xml(profile, user)
 	default:
 		body = "-ERR " + words[0] + " Command not found!\n"
 	}
 	fmt.Fprintf(c, "Content-Type: api/response\nContent-Length: %d\n\n%s", len(body), body)
 }
 
-// xml answers as recorded. s.mu is held.
-func (s *scripted) xml(profile string) string {
-	if raw, ok := s.raw[profile]; ok {
+// xml answers as recorded: contact and agent are escaped and nothing else is. user is
+// user@host, "" for all. s.mu is held.
+func (s *scripted) xml(profile, user string) string {
+	if raw, ok := s.raw[profile]; ok && user == "" {
 		return raw
 	}
 	rows, ok := s.rows[profile]
@@ -174,12 +177,15 @@ func (s *scripted) xml(profile string) string {
 	}
 	var b strings.Builder
 	b.WriteString("<?xml version=\"1.0\" encoding=\"ISO-8859-1\"?>\n<profile>\n  <registrations>\n")
-	esc := strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", `"`, "&quot;")
+	esc := strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", `"`, "&quot;", "'", "&apos;")
 	for _, r := range rows {
+		if user != "" && r.user != user {
+			continue
+		}
 		fmt.Fprintf(&b, "    <registration>\n        <call-id>%s</call-id>\n        <user>%s</user>\n        <contact>%s</contact>\n        <agent>%s</agent>\n"+
 			"        <status>%s(unknown) exp(2026-11-22 15:59:07) expsecs(%d)</status>\n        <host>%s</host>\n        <network-ip>127.0.4.1</network-ip>\n"+
 			"        <network-port>5062</network-port>\n    </registration>\n",
-			esc.Replace(r.call), esc.Replace(r.user), esc.Replace(`"" <`+r.contact+`>`), esc.Replace(cmpOr(r.agent, "unknown")), cmpOr(r.status, "Registered(UDP)"), r.expsecs, cmpOr(r.host, "buffalo"))
+			r.call, r.user, esc.Replace(`"" <`+r.contact+`>`), esc.Replace(cmpOr(r.agent, "unknown")), cmpOr(r.status, "Registered(UDP)"), r.expsecs, cmpOr(r.host, "buffalo"))
 	}
 	b.WriteString("  </registrations>\n</profile>\n")
 	return b.String()
@@ -228,9 +234,9 @@ func (s *scripted) count(command string) (n int) {
 func custom(core string, seq uint64, subclass string, pairs ...string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Event-Subclass: %s\nEvent-Name: CUSTOM\nCore-UUID: %s\nFreeSWITCH-Hostname: buffalo\nEvent-Sequence: %d\nprofile-name: internal\n",
-		url.PathEscape(subclass), core, seq)
+		switchEncoding(subclass), core, seq)
 	for i := 0; i < len(pairs); i += 2 {
-		fmt.Fprintf(&b, "%s: %s\n", pairs[i], url.PathEscape(pairs[i+1]))
+		fmt.Fprintf(&b, "%s: %s\n", pairs[i], switchEncoding(pairs[i+1]))
 	}
 	return b.String() + "\n"
 }

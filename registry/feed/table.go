@@ -1,6 +1,8 @@
 package feed
 
 import (
+	"slices"
+	"strings"
 	"time"
 
 	"pbxmesh"
@@ -15,7 +17,15 @@ const maxMarks = 200_000
 // them a little late.
 const expiryTolerance = 3 * time.Second
 
+// lag bounds how long the switch may still show a row whose end it has told: it
+// queues what it deletes.
+const lag = 10 * time.Second
+
 // table decides which registrations live. It is not safe for concurrent use.
+//
+// A registration is known by its Call-ID, and replaces what has its Call-ID or its
+// contact. The end of one counts by itself only when contact and Call-ID both fit;
+// what fits by half is a question to the switch, whose answer decides.
 type table struct {
 	sink  Sink
 	epoch string // Core-UUID
@@ -24,26 +34,66 @@ type table struct {
 	floor uint64 // events up to it are part of the snapshot
 	high  uint64 // the highest sequence seen
 	aors  map[pbxmesh.AOR]*devices
-	marks int // entries of all devices' maps
+	marks int // what all devices remember of registrations that are gone
 	size  int // live registrations
+
+	// ended are the rows whose end the switch has told, as long as it may still show
+	// them.
+	ended map[rowOf]ended
+
+	// owners says whose each contact is. A switch with multiple registrations deletes
+	// every row with the contact of a new one, also those of other users.
+	owners map[string]pbxmesh.AOR
+}
+
+// rowOf names a row of the switch's table: Call-IDs may be in several.
+type rowOf struct {
+	pbxmesh.RegistrationID
+	contact string
+}
+
+func (b *binding) row() rowOf { return rowOf{b.reg.ID(), b.reg.Contact} }
+
+// ended is an end that was told.
+type ended struct {
+	seq uint64
+	at  time.Time
 }
 
 // devices is what is known of one address of record.
 type devices struct {
-	alive []device // newest fact for its contact and for its Call-ID
+	alive []device // newest registration of its contact and of its Call-ID
+	floor uint64   // events up to it are part of the last answer
 
-	// Newest fact by contact and by Call-ID where that fact is no live device: a
-	// removal, or a registration that was replaced.
+	// Newest registration by contact and by Call-ID where that is no live device, but
+	// one that was replaced.
 	contacts, calls map[string]uint64
+	ends            []end // above the floor
 }
 
 type device struct {
-	reg pbxmesh.Registration
+	binding
 	seq uint64
+
+	// heard says that an event told the user agent: the switch does not change it in
+	// its table when a phone registers again with the same contact.
+	heard bool
+	// shares says that the switch may hold another row with the Call-ID.
+	shares bool
+}
+
+// end is an end that an event told, kept for events that come late.
+type end struct {
+	callID, contact string
+	row             bool // see endOf
+	seq             uint64
 }
 
 func newTable(sink Sink, epoch string) *table {
-	return &table{sink: sink, epoch: epoch, aors: make(map[pbxmesh.AOR]*devices)}
+	return &table{
+		sink: sink, epoch: epoch, aors: make(map[pbxmesh.AOR]*devices),
+		ended: make(map[rowOf]ended), owners: make(map[string]pbxmesh.AOR),
+	}
 }
 
 // accept notes a sequence and reports whether the event can still say something.
@@ -52,94 +102,147 @@ func (t *table) accept(seq uint64) bool {
 	return seq > t.floor
 }
 
-func (t *table) of(aor pbxmesh.AOR) *devices {
+// of returns what is known of aor for an event, nil when the last answer knows more.
+func (t *table) of(aor pbxmesh.AOR, seq uint64) *devices {
 	d := t.aors[aor]
 	if d == nil {
 		d = &devices{}
 		t.aors[aor] = d
 	}
+	if seq <= d.floor {
+		return nil
+	}
 	return d
 }
 
-// known returns the live registration with this Call-ID, nil without one.
-func (t *table) known(aor pbxmesh.AOR, callID string) *pbxmesh.Registration {
-	if d := t.aors[aor]; d != nil {
-		for i := range d.alive {
-			if d.alive[i].reg.CallID == callID {
-				return &d.alive[i].reg
-			}
+// known returns the live device with this Call-ID, nil without one.
+func (t *table) known(aor pbxmesh.AOR, callID string) *device { return find(t.aors[aor], callID) }
+
+// register applies a registration. vague reports that the switch has to be asked
+// whether the user's devices live: on a switch without multiple registrations another
+// one has just vanished silently, and an end that was told may have meant this one.
+// other is another user whose row with the same contact may be gone.
+func (t *table) register(seq uint64, b binding) (vague bool, other pbxmesh.AOR) {
+	if !t.accept(seq) {
+		return false, other
+	}
+	aor, contact, callID := b.reg.AOR, b.reg.Contact, b.reg.CallID
+	d := t.of(aor, seq)
+	if d == nil {
+		return false, other
+	}
+	n := device{binding: b, seq: seq, heard: true}
+	lives := d.newest(contact, callID) < seq
+	for _, e := range d.ends {
+		switch {
+		case e.seq < seq:
+		case e.contact == contact && e.callID == callID:
+			lives = false
+		case !e.row || e.callID == callID || e.contact == contact:
+			vague = true
 		}
 	}
-	return nil
-}
-
-// register applies a registration. second reports that it is a device not seen
-// before and others of the same address live: on a switch without
-// multiple-registrations they have just vanished silently.
-func (t *table) register(seq uint64, reg pbxmesh.Registration) (second bool) {
-	if !t.accept(seq) {
-		return false
-	}
-	d := t.of(reg.AOR)
-	lives := d.newest(reg.Contact, reg.CallID) < seq
 	// Even one that is itself over already replaces what is older still.
-	byContact, byCallID := t.end(d, reg.Contact, reg.CallID, seq, lives)
-	if !lives {
-		t.mark(d, reg.Contact, reg.CallID, seq)
-		return false
-	}
-	// The live device itself is now the newest fact for both.
-	t.unmark(d.contacts, reg.Contact)
-	t.unmark(d.calls, reg.CallID)
-	d.alive = append(d.alive, device{reg, seq})
-	t.size++
-	if t.live {
-		t.sink.Put(reg)
-	}
-	return !byContact && !byCallID && len(d.alive) > 1
-}
-
-// unregister applies a removal: by contact or by Call-ID, either of which may be
-// empty or unknown. exact reports whether a live registration with that contact
-// ended, and no other.
-func (t *table) unregister(seq uint64, aor pbxmesh.AOR, contact, callID string) (exact bool) {
-	if !t.accept(seq) {
-		return true // the snapshot knows
-	}
-	d := t.of(aor)
-	byContact, byCallID := t.end(d, contact, callID, seq, false)
-	t.mark(d, contact, callID, seq)
-	return byContact && !byCallID
-}
-
-// end takes the devices out that are older than seq and have the contact or the
-// Call-ID, and reports whether there were any with the contact, and any with the
-// Call-ID alone. With put, the Sink is about to get a record under callID, so that
-// one needs no removal.
-func (t *table) end(d *devices, contact, callID string, seq uint64, put bool) (byContact, byCallID bool) {
-	kept := d.alive[:0]
-	for _, old := range d.alive {
+	var replaced []device
+	d.alive = slices.DeleteFunc(d.alive, func(old device) bool {
 		if old.seq >= seq || old.reg.Contact != contact && old.reg.CallID != callID {
-			kept = append(kept, old)
-			continue
+			return false
 		}
-		if old.reg.Contact == contact {
-			byContact = true
-		} else {
-			byCallID = true
+		n.shares = n.shares || old.shares || old.reg.Contact != contact
+		replaced = append(replaced, old)
+		return true
+	})
+	t.size -= len(replaced)
+	for i := range replaced {
+		// What shared the Call-ID of one that was replaced by contact is still there.
+		vague = vague || replaced[i].shares && replaced[i].reg.CallID != callID
+		t.mark(d, replaced[i].reg.Contact, replaced[i].reg.CallID, replaced[i].seq)
+		t.disown(&replaced[i])
+	}
+	if lives {
+		// The live device itself is now the newest registration of both.
+		t.unmark(d.contacts, contact)
+		t.unmark(d.calls, callID)
+		if e, ok := t.ended[b.row()]; ok && e.seq < seq {
+			delete(t.ended, b.row())
 		}
+		if owner := t.owners[contact]; owner != aor {
+			other = owner
+		}
+		t.owners[contact] = aor
+		d.alive = append(d.alive, n)
+		t.size++
+		vague = vague || len(replaced) == 0 && len(d.alive) > 1
+		// Told before anything is taken away: nobody may find the user gone in between.
+		if t.live {
+			t.sink.Put(b.reg)
+		}
+	} else {
+		vague = vague || len(d.alive) > 0
+		t.mark(d, contact, callID, seq)
+		d.shared(&b.reg)
+	}
+	for i := range replaced {
+		if id := replaced[i].reg.ID(); t.live && (!lives || id.CallID != callID) {
+			t.sink.Remove(id)
+		}
+	}
+	return vague, other
+}
+
+// unregister applies an end at now. vague reports that the switch has to be asked,
+// and that nothing was taken out.
+func (t *table) unregister(seq uint64, aor pbxmesh.AOR, e endOf, now time.Time) (vague bool) {
+	d := t.aors[aor]
+	if !t.accept(seq) || d != nil && seq <= d.floor {
+		// The last answer knows, but for a row that was still to be deleted.
+		return (e.row || e.uri == "") && find(d, e.callID) != nil
+	}
+	d = t.of(aor, seq)
+	exact, back := -1, false
+	vague = e.uri == "" && !e.row // its registration may come later than its end
+	for i := range d.alive {
+		dev := &d.alive[i]
+		call, contact := dev.reg.CallID == e.callID, dev.reg.Contact == e.uri
+		switch {
+		case dev.seq >= seq:
+			back = back || call && contact
+		case dev.reg.Profile != e.profile:
+		case call && contact && dev.name == e.name && !dev.shares:
+			exact = i
+		case call || contact || !e.row:
+			// A row has one contact and one Call-ID. Any other end may be that of all
+			// devices of the user.
+			vague = true
+		}
+	}
+	if exact >= 0 {
+		old := d.alive[exact]
+		d.alive = slices.Delete(d.alive, exact, exact+1)
 		t.size--
-		t.mark(d, old.reg.Contact, old.reg.CallID, old.seq)
-		if t.live && (!put || old.reg.CallID != callID) {
+		t.disown(&old)
+		if t.live {
 			t.sink.Remove(old.reg.ID())
 		}
+		vague = false
 	}
-	clear(d.alive[len(kept):])
-	d.alive = kept
-	return byContact, byCallID
+	told := end{callID: strings.Clone(e.callID), contact: strings.Clone(e.uri), row: e.row, seq: seq}
+	d.ends = append(d.ends, told)
+	t.marks++
+	if e.row && !back {
+		t.ended[rowOf{pbxmesh.RegistrationID{AOR: aor, CallID: told.callID}, told.contact}] = ended{seq, now}
+	}
+	return vague
 }
 
-// newest returns the highest sequence of a fact that names contact or callID.
+// disown forgets that a device's contact is its user's.
+func (t *table) disown(d *device) {
+	if t.owners[d.reg.Contact] == d.reg.AOR {
+		delete(t.owners, d.reg.Contact)
+	}
+}
+
+// newest returns the highest sequence of a registration with contact or callID.
 func (d *devices) newest(contact, callID string) uint64 {
 	n := max(d.contacts[contact], d.calls[callID])
 	for i := range d.alive {
@@ -156,8 +259,8 @@ func (t *table) mark(d *devices, contact, callID string, seq uint64) {
 }
 
 func (t *table) markOne(m *map[string]uint64, key string, seq uint64) {
-	if key == "" || (*m)[key] >= seq {
-		return // an empty contact or Call-ID names nobody
+	if (*m)[key] >= seq {
+		return
 	}
 	if *m == nil {
 		*m = make(map[string]uint64)
@@ -173,135 +276,14 @@ func (t *table) unmark(m map[string]uint64, key string) {
 	t.marks -= before - len(m)
 }
 
-// repairs counts what a snapshot put right.
-type repairs struct{ added, changed, removed int }
-
-func (r repairs) total() int { return r.added + r.changed + r.removed }
-
-// snapshot makes rows the truth as of barrier, the highest sequence that had been
-// seen before the switch was asked. Facts above it win.
-func (t *table) snapshot(rows []pbxmesh.Registration, barrier uint64) repairs {
-	t.floor = barrier
-	old := t.aors
-	t.aors = make(map[pbxmesh.AOR]*devices, len(old))
-	t.marks, t.size = 0, 0
-	for aor, d := range old { // keep the facts that came after the question
-		n := &devices{}
-		for _, a := range d.alive {
-			if a.seq > barrier {
-				n.alive = append(n.alive, a)
-				t.size++
-			}
-		}
-		t.keepMarks(&n.contacts, d.contacts)
-		t.keepMarks(&n.calls, d.calls)
-		if len(n.alive)+len(n.contacts)+len(n.calls) > 0 {
-			t.aors[aor] = n
-		}
-	}
-	for i := range rows {
-		t.row(&rows[i], barrier, find(old[rows[i].AOR], rows[i].CallID))
-	}
-	if !t.live {
-		t.live = true
-		t.sink.Reset(t.epoch, t.all())
-		return repairs{}
-	}
-	return t.tell(old)
-}
-
-func (t *table) keepMarks(to *map[string]uint64, from map[string]uint64) {
-	for key, seq := range from {
-		if seq > t.floor {
-			t.markOne(to, key, seq)
-		}
-	}
-}
-
-// row adds one row of a snapshot unless a newer fact names its contact or Call-ID.
-//
-// Rows may share a Call-ID: with multiple-registrations=true the switch keeps the
-// row of a phone's old port beside that of the new one, and rings both. A record is
-// known by its Call-ID, so one stands for both: the later to expire, and within the
-// tolerance the one that before, the record of the last events, was about.
-func (t *table) row(reg *pbxmesh.Registration, barrier uint64, before *pbxmesh.Registration) {
-	d := t.of(reg.AOR)
-	if d.newest(reg.Contact, reg.CallID) > barrier {
-		return
-	}
-	kept := make([]device, 0, len(d.alive)+1)
-	for _, a := range d.alive {
-		if a.reg.Contact != reg.Contact && a.reg.CallID != reg.CallID {
-			kept = append(kept, a)
-			continue
-		}
-		longer := a.reg.Expires.Sub(reg.Expires)
-		if longer > expiryTolerance || longer >= -expiryTolerance && before != nil && a.reg.Contact == before.Contact {
-			return
-		}
-	}
-	t.size += len(kept) + 1 - len(d.alive)
-	kept = append(kept, device{*reg, barrier})
-	d.alive = kept
-}
-
-// all returns the live registrations.
-func (t *table) all() []pbxmesh.Registration {
-	out := make([]pbxmesh.Registration, 0, t.size)
-	for _, d := range t.aors {
-		for i := range d.alive {
-			out = append(out, d.alive[i].reg)
-		}
-	}
-	return out
-}
-
-// tell sends the Sink what differs from before.
-func (t *table) tell(old map[pbxmesh.AOR]*devices) (r repairs) {
-	for aor, d := range old {
-		for i := range d.alive {
-			if t.known(aor, d.alive[i].reg.CallID) == nil {
-				t.sink.Remove(d.alive[i].reg.ID())
-				r.removed++
-			}
-		}
-	}
-	for aor, d := range t.aors {
-		for i := range d.alive {
-			reg := &d.alive[i].reg
-			before := find(old[aor], reg.CallID)
-			switch {
-			case before == nil:
-				r.added++
-			case !same(before, reg):
-				r.changed++
-			default:
-				reg.Expires = before.Expires // what the Sink has been told
-				continue
-			}
-			t.sink.Put(*reg)
-		}
-	}
-	return r
-}
-
-func find(d *devices, callID string) *pbxmesh.Registration {
+func find(d *devices, callID string) *device {
 	if d == nil {
 		return nil
 	}
 	for i := range d.alive {
 		if d.alive[i].reg.CallID == callID {
-			return &d.alive[i].reg
+			return &d.alive[i]
 		}
 	}
 	return nil
-}
-
-// same compares all but the expiry exactly. A snapshot does not tell when a registration
-// was heard.
-func same(a, b *pbxmesh.Registration) bool {
-	x, y := *a, *b
-	x.Expires, y.Expires = time.Time{}, time.Time{}
-	x.Since, y.Since = pbxmesh.StampUnknown, pbxmesh.StampUnknown
-	return x == y && a.Expires.Sub(b.Expires).Abs() <= expiryTolerance
 }

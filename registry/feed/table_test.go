@@ -8,8 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"pgregory.net/rapid"
-
 	"pbxmesh"
 )
 
@@ -19,6 +17,8 @@ type books struct {
 	resets int
 	regs   map[pbxmesh.RegistrationID]pbxmesh.Registration
 	puts   int
+
+	removed func(pbxmesh.RegistrationID) // after a Remove; may be nil
 }
 
 func newBooks() *books { return &books{regs: map[pbxmesh.RegistrationID]pbxmesh.Registration{}} }
@@ -31,9 +31,14 @@ func (b *books) Reset(epoch string, regs []pbxmesh.Registration) {
 		b.regs[r.ID()] = r
 	}
 }
-func (b *books) Put(r pbxmesh.Registration)       { b.regs[r.ID()] = r; b.puts++ }
-func (b *books) Remove(id pbxmesh.RegistrationID) { delete(b.regs, id) }
-func (b *books) list() []string                   { return describe(slices.Collect(maps.Values(b.regs))) }
+func (b *books) Put(r pbxmesh.Registration) { b.regs[r.ID()] = r; b.puts++ }
+func (b *books) Remove(id pbxmesh.RegistrationID) {
+	delete(b.regs, id)
+	if b.removed != nil {
+		b.removed(id)
+	}
+}
+func (b *books) list() []string { return describe(slices.Collect(maps.Values(b.regs))) }
 func describe(regs []pbxmesh.Registration) []string {
 	out := make([]string, 0, len(regs))
 	for _, r := range regs {
@@ -53,7 +58,8 @@ func testReg(t interface{ Fatal(...any) }, user, contact, call string) pbxmesh.R
 	return pbxmesh.Registration{AOR: aor, Node: "buffalo", CallID: call, Contact: contact, Profile: "internal", Expires: testNow.Add(time.Hour)}
 }
 
-// fact is a step of a table test: "+user contact call" or "-user contact call".
+// fact is a step of a test: "+user contact call" or "-user contact call", "_" for
+// nothing.
 type fact struct {
 	seq           uint64
 	gone          bool
@@ -61,189 +67,169 @@ type fact struct {
 	contact, call string
 }
 
-func (f fact) apply(t interface{ Fatal(...any) }, tb *table) {
-	reg := testReg(t, f.user, f.contact, f.call)
-	if f.gone {
-		tb.unregister(f.seq, reg.AOR, f.contact, f.call)
-		return
-	}
-	tb.register(f.seq, reg)
-}
-
 // parseFacts numbers the steps from first on.
 func parseFacts(first uint64, steps ...string) []fact {
 	var out []fact
 	for i, s := range steps {
 		p := strings.Split(s[1:], " ")
-		out = append(out, fact{seq: first + uint64(i), gone: s[0] == '-', user: p[0], contact: p[1], call: strings.TrimSuffix(p[2], "_")})
+		for i := range p {
+			if p[i] == "_" {
+				p[i] = ""
+			}
+		}
+		out = append(out, fact{seq: first + uint64(i), gone: s[0] == '-', user: p[0], contact: p[1], call: p[2]})
 	}
 	return out
 }
 
+// apply plays a step to a table and reports whether the switch has to be asked.
+func (f fact) apply(t interface{ Fatal(...any) }, tb *table) (vague bool) {
+	b := testBinding(t, f.user, f.contact, f.call)
+	if f.gone {
+		return tb.unregister(f.seq, b.reg.AOR, endOf{profile: "internal", uri: f.contact, callID: f.call}, testNow)
+	}
+	vague, _ = tb.register(f.seq, b)
+	return vague
+}
+
+func testBinding(t interface{ Fatal(...any) }, user, contact, call string) binding {
+	reg := testReg(t, user, contact, call)
+	return binding{reg: reg, spelled: reg.AOR.String()}
+}
+
+// TestTableRules: what an event says without doubt is done at once; what it says by
+// half is a question, and takes nothing away.
 func TestTableRules(t *testing.T) {
 	t.Parallel()
-	for name, tc := range map[string]struct{ steps, want []string }{
-		"registers":                          {[]string{"+1001 c1 i1"}, []string{"1001 c1 i1"}},
-		"refresh":                            {[]string{"+1001 c1 i1", "+1001 c1 i1"}, []string{"1001 c1 i1"}},
-		"two devices":                        {[]string{"+1001 c1 i1", "+1001 c2 i2"}, []string{"1001 c1 i1", "1001 c2 i2"}},
-		"unregisters":                        {[]string{"+1001 c1 i1", "-1001 c1 i1"}, nil},
-		"unregister with another Call-ID":    {[]string{"+1001 c1 i1", "-1001 c1 i9"}, nil},
-		"unregister from another contact":    {[]string{"+1001 c1 i1", "-1001 c9 i1"}, nil},
-		"unregister of somebody else":        {[]string{"+1001 c1 i1", "-1002 c1 i1"}, []string{"1001 c1 i1"}},
-		"unregister of another device":       {[]string{"+1001 c1 i1", "+1001 c2 i2", "-1001 c2 i9"}, []string{"1001 c1 i1"}},
-		"new port, same Call-ID":             {[]string{"+1001 c1 i1", "+1001 c2 i1"}, []string{"1001 c2 i1"}},
-		"new Call-ID, same contact":          {[]string{"+1001 c1 i1", "+1001 c1 i2"}, []string{"1001 c1 i2"}},
-		"the replaced Call-ID may come back": {[]string{"+1001 c1 i1", "+1001 c1 i2", "+1001 c3 i1"}, []string{"1001 c1 i2", "1001 c3 i1"}},
-		"one replaces two":                   {[]string{"+1001 c1 i1", "+1001 c2 i2", "+1001 c1 i2"}, []string{"1001 c1 i2"}},
-		"registers again":                    {[]string{"+1001 c1 i1", "-1001 c1 i1", "+1001 c1 i1"}, []string{"1001 c1 i1"}},
-		"removal without a contact":          {[]string{"+1001 c1 i1", "+1001 c2 i2", "-1001  i1"}, []string{"1001 c2 i2"}},
-		"removal without a Call-ID":          {[]string{"+1001 c1 i1", "+1001 c2 i2", "-1001 c2 _"}, []string{"1001 c1 i1"}},
-		"removal that names nothing":         {[]string{"+1001 c1 i1", "-1001  _"}, []string{"1001 c1 i1"}},
+	for name, tc := range map[string]struct {
+		steps, want []string
+		asks        bool
+	}{
+		"registers":                          {[]string{"+1001 c1 i1"}, []string{"1001 c1 i1"}, false},
+		"refresh":                            {[]string{"+1001 c1 i1", "+1001 c1 i1"}, []string{"1001 c1 i1"}, false},
+		"two devices":                        {[]string{"+1001 c1 i1", "+1001 c2 i2"}, []string{"1001 c1 i1", "1001 c2 i2"}, true},
+		"unregisters":                        {[]string{"+1001 c1 i1", "-1001 c1 i1"}, nil, false},
+		"unregister with another Call-ID":    {[]string{"+1001 c1 i1", "-1001 c1 i9"}, []string{"1001 c1 i1"}, true},
+		"unregister from another contact":    {[]string{"+1001 c1 i1", "-1001 c9 i1"}, []string{"1001 c1 i1"}, true},
+		"unregister of somebody else":        {[]string{"+1001 c1 i1", "-1002 c1 i1"}, []string{"1001 c1 i1"}, false},
+		"unregister of another device":       {[]string{"+1001 c1 i1", "-1001 c2 i9"}, []string{"1001 c1 i1"}, true},
+		"new port, same Call-ID":             {[]string{"+1001 c1 i1", "+1001 c2 i1"}, []string{"1001 c2 i1"}, false},
+		"unregister of the old port":         {[]string{"+1001 c1 i1", "+1001 c2 i1", "-1001 c1 i1"}, []string{"1001 c2 i1"}, true},
+		"unregister beside an old port":      {[]string{"+1001 c1 i1", "+1001 c2 i1", "-1001 c2 i1"}, []string{"1001 c2 i1"}, true},
+		"new Call-ID, same contact":          {[]string{"+1001 c1 i1", "+1001 c1 i2"}, []string{"1001 c1 i2"}, false},
+		"unregister of the old Call-ID":      {[]string{"+1001 c1 i1", "+1001 c1 i2", "-1001 c1 i1"}, []string{"1001 c1 i2"}, true},
+		"the replaced Call-ID may come back": {[]string{"+1001 c1 i1", "+1001 c1 i2", "+1001 c3 i1"}, []string{"1001 c1 i2", "1001 c3 i1"}, true},
+		"one replaces two":                   {[]string{"+1001 c1 i1", "+1001 c2 i2", "+1001 c1 i2"}, []string{"1001 c1 i2"}, true},
+		"registers again":                    {[]string{"+1001 c1 i1", "-1001 c1 i1", "+1001 c1 i1"}, []string{"1001 c1 i1"}, false},
+		"end of a connection":                {[]string{"+1001 c1 i1", "-1001 _ i1"}, []string{"1001 c1 i1"}, true},
+		"removal without a Call-ID":          {[]string{"+1001 c1 i1", "-1001 c1 _"}, []string{"1001 c1 i1"}, true},
+		"removal that names nothing":         {[]string{"+1001 c1 i1", "-1001 _ _"}, []string{"1001 c1 i1"}, true},
+		"end of nobody we know":              {[]string{"-1001 c1 i1"}, nil, false},
+		"the same contact of two users":      {[]string{"+1001 c1 i1", "+1002 c1 i2"}, []string{"1001 c1 i1", "1002 c1 i2"}, false},
 	} {
-		facts := parseFacts(1, tc.steps...)
-		permute(facts, func(order []fact) {
-			b := newBooks()
-			tb := newTable(b, "core")
-			tb.snapshot(nil, 0)
-			for _, f := range order {
-				f.apply(t, tb)
-			}
-			if got := b.list(); !slices.Equal(got, tc.want) {
-				t.Errorf("%s, in the order %v: %q, want %q", name, order, got, tc.want)
-			}
-			if got := describe(tb.all()); !slices.Equal(got, tc.want) || tb.size != len(tc.want) {
-				t.Errorf("%s: the table says %q (size %d), its Sink %q", name, got, tb.size, tc.want)
-			}
-		})
-	}
-}
-
-// permute calls f with every order of facts.
-func permute(facts []fact, f func([]fact)) {
-	var step func(int)
-	step = func(k int) {
-		if k == len(facts) {
-			f(facts)
-			return
-		}
-		for i := k; i < len(facts); i++ {
-			facts[k], facts[i] = facts[i], facts[k]
-			step(k + 1)
-			facts[k], facts[i] = facts[i], facts[k]
-		}
-	}
-	step(0)
-}
-
-// truth is the definition: a registration lives iff no later fact of its address
-// has its contact or its Call-ID.
-func truth(facts []fact) []string {
-	var out []string
-	for _, f := range facts {
-		if f.gone {
-			continue
-		}
-		lives := true
-		for _, g := range facts {
-			if g.seq > f.seq && g.user == f.user && (g.contact == f.contact && g.contact != "" || g.call == f.call && g.call != "") {
-				lives = false
-			}
-		}
-		if lives {
-			out = append(out, f.user+" "+f.contact+" "+f.call)
-		}
-	}
-	slices.Sort(out)
-	return out
-}
-
-func drawFacts(t *rapid.T, first uint64, label string) []fact {
-	n := rapid.IntRange(0, 40).Draw(t, label)
-	var out []fact
-	for i := range n {
-		out = append(out, fact{
-			seq:     first + uint64(i),
-			gone:    rapid.Bool().Draw(t, "gone"),
-			user:    rapid.SampledFrom([]string{"1001", "1002"}).Draw(t, "user"),
-			contact: rapid.SampledFrom([]string{"c1", "c2", "c3"}).Draw(t, "contact"),
-			call:    rapid.SampledFrom([]string{"i1", "i2", "i3", "i4"}).Draw(t, "call"),
-		})
-	}
-	return out
-}
-
-// TestTableAnyOrder: any interleaving, duplicates included, ends where the
-// definition says, and so does the Sink.
-func TestTableAnyOrder(t *testing.T) {
-	t.Parallel()
-	rapid.Check(t, func(t *rapid.T) {
-		facts := drawFacts(t, 1, "facts")
-		order := slices.Concat(facts, facts[:len(facts)/3])
-		order = rapid.Permutation(order).Draw(t, "order")
 		b := newBooks()
 		tb := newTable(b, "core")
-		tb.snapshot(nil, 0)
-		for _, f := range order {
-			f.apply(t, tb)
+		tb.snapshot(nil, 0, testNow)
+		asks := false
+		for _, f := range parseFacts(1, tc.steps...) {
+			asks = f.apply(t, tb) || asks
 		}
-		if want := truth(facts); !slices.Equal(b.list(), want) || !slices.Equal(describe(tb.all()), want) {
-			t.Fatalf("Sink %q, table %q, want %q", b.list(), describe(tb.all()), want)
+		if got := b.list(); !slices.Equal(got, tc.want) || asks != tc.asks {
+			t.Errorf("%s: %q (asks %v), want %q (%v)", name, got, asks, tc.want, tc.asks)
 		}
-		if marks := countMarks(tb); marks != tb.marks {
-			t.Fatalf("%d marks counted as %d", marks, tb.marks)
+		if got := describe(tb.all()); !slices.Equal(got, tc.want) || tb.size != len(tc.want) {
+			t.Errorf("%s: the table says %q (size %d), its Sink %q", name, got, tb.size, tc.want)
 		}
-	})
-}
-
-// TestTableSnapshotAnyOrder: facts 1..n happen in the switch; a snapshot is asked
-// for when some of them have been seen and shows the switch at any later moment;
-// some of the others come before the answer, the rest after it, in any order. The
-// end is the true one whatever the split.
-func TestTableSnapshotAnyOrder(t *testing.T) {
-	t.Parallel()
-	rapid.Check(t, func(t *rapid.T) {
-		facts := drawFacts(t, 1, "facts")
-		order := slices.Clone(facts)
-		asked := rapid.IntRange(0, len(order)).Draw(t, "asked")
-		// What was seen before the question may lack earlier ones: they come late.
-		rapid.Permutation(order).Draw(t, "order")
-		order = rapid.Permutation(order).Draw(t, "order")
-		answered := rapid.IntRange(asked, len(order)).Draw(t, "answered")
-		b := newBooks()
-		tb := newTable(b, "core")
-		tb.snapshot(nil, 0)
-		for _, f := range order[:asked] {
-			f.apply(t, tb)
-		}
-		barrier := tb.high
-		at := rapid.IntRange(int(barrier), len(facts)).Draw(t, "the switch is at")
-		for _, f := range order[asked:answered] {
-			f.apply(t, tb)
-		}
-		var rows []pbxmesh.Registration
-		for _, line := range truth(facts[:at]) {
-			p := strings.Fields(line)
-			rows = append(rows, testReg(t, p[0], p[1], p[2]))
-		}
-		tb.snapshot(rows, barrier)
-		for _, f := range order[answered:] {
-			f.apply(t, tb)
-		}
-		want := truth(facts)
-		if got := describe(tb.all()); !slices.Equal(got, want) {
-			t.Fatalf("table %q, want %q (barrier %d, switch at %d)", got, want, barrier, at)
-		}
-		if !slices.Equal(b.list(), want) || tb.size != len(want) || countMarks(tb) != tb.marks {
-			t.Fatalf("Sink %q, table %q, size %d, marks %d of %d", b.list(), want, tb.size, tb.marks, countMarks(tb))
-		}
-	})
-}
-
-func countMarks(tb *table) (n int) {
-	for _, d := range tb.aors {
-		n += len(d.contacts) + len(d.calls)
 	}
-	return n
+}
+
+// TestTablePutsBeforeItRemoves: a phone that takes a new Call-ID at every REGISTER is
+// never nowhere, whether an event or the switch's answer tells.
+func TestTablePutsBeforeItRemoves(t *testing.T) {
+	t.Parallel()
+	b := newBooks()
+	tb := newTable(b, "core")
+	tb.snapshot(nil, 0, testNow)
+	b.removed = func(id pbxmesh.RegistrationID) {
+		if len(b.regs) == 0 {
+			t.Errorf("nothing is left after %s was removed", id.CallID)
+		}
+	}
+	for i := range uint64(5) {
+		fact{seq: i + 1, user: "1001", contact: "c1", call: fmt.Sprint("i", i)}.apply(t, tb)
+	}
+	tb.snapshot([]binding{testBinding(t, "1001", "c1", "i9")}, 9, testNow)
+	tb.answer(testReg(t, "1001", "", "").AOR, []binding{testBinding(t, "1001", "c1", "i10")}, 10, testNow)
+	if got := b.list(); !slices.Equal(got, []string{"1001 c1 i10"}) {
+		t.Errorf("%q", got)
+	}
+}
+
+// TestTableSameContactOfTwoUsers: a switch with multiple registrations deletes the
+// rows of all users with the contact of a new one.
+func TestTableSameContactOfTwoUsers(t *testing.T) {
+	t.Parallel()
+	tb := newTable(newBooks(), "core")
+	tb.snapshot(nil, 0, testNow)
+	one, two := testBinding(t, "1001", "sip:s@192.0.2.1", "i1"), testBinding(t, "1002", "sip:s@192.0.2.1", "i2")
+	if _, other := tb.register(1, one); !other.IsZero() {
+		t.Errorf("doubts about %v", other)
+	}
+	if _, other := tb.register(2, two); other != one.reg.AOR {
+		t.Errorf("doubts about %v", other)
+	}
+	if _, other := tb.register(3, two); !other.IsZero() {
+		t.Errorf("doubts about %v after a refresh", other)
+	}
+}
+
+// TestTableUserAgent: the switch keeps the user agent of a contact's first REGISTER.
+func TestTableUserAgent(t *testing.T) {
+	t.Parallel()
+	b := newBooks()
+	tb := newTable(b, "core")
+	old, updated := testBinding(t, "1001", "c1", "i1"), testBinding(t, "1001", "c1", "i1")
+	old.reg.UserAgent, updated.reg.UserAgent = "phone 1.0", "phone 2.0"
+	tb.snapshot([]binding{old}, 0, testNow)
+	tb.register(1, updated)
+	for i := range uint64(3) {
+		if r, _ := tb.snapshot([]binding{old}, i+1, testNow); r.total() != 0 {
+			t.Errorf("repairs %+v", r)
+		}
+	}
+	for _, reg := range b.regs {
+		if reg.UserAgent != "phone 2.0" {
+			t.Errorf("user agent %q", reg.UserAgent)
+		}
+	}
+}
+
+// TestTableLaggingRow: what an event took out stays out while the switch may still
+// show its row; a row that stays is believed.
+func TestTableLaggingRow(t *testing.T) {
+	t.Parallel()
+	b := newBooks()
+	tb := newTable(b, "core")
+	one := testBinding(t, "1001", "c1", "i1")
+	tb.snapshot(nil, 0, testNow)
+	tb.register(1, one)
+	tb.unregister(2, one.reg.AOR, endOf{profile: "internal", uri: "c1", callID: "i1", row: true}, testNow)
+	for _, at := range []time.Duration{0, lag - 1} {
+		if _, doubted := tb.snapshot([]binding{one}, 2, testNow.Add(at)); !slices.Equal(doubted, []pbxmesh.AOR{one.reg.AOR}) || len(b.regs) != 0 {
+			t.Errorf("after %v: doubts %v, %q", at, doubted, b.list())
+		}
+		if _, again := tb.answer(one.reg.AOR, []binding{one}, 2, testNow.Add(at)); !again || len(b.regs) != 0 {
+			t.Errorf("after %v: asked again %v, %q", at, again, b.list())
+		}
+	}
+	if tb.answer(one.reg.AOR, []binding{one}, 2, testNow.Add(lag)); len(b.regs) != 1 {
+		t.Error("a row that stays is not believed")
+	}
+	tb.unregister(3, one.reg.AOR, endOf{profile: "internal", uri: "c1", callID: "i1", row: true}, testNow)
+	tb.register(4, one)
+	if tb.snapshot([]binding{one}, 4, testNow); len(b.regs) != 1 {
+		t.Error("a phone that came back is left out")
+	}
 }
 
 // TestTableSnapshotForgets: memory goes back when a snapshot makes facts old.
@@ -251,15 +237,15 @@ func TestTableSnapshotForgets(t *testing.T) {
 	t.Parallel()
 	b := newBooks()
 	tb := newTable(b, "core")
-	tb.snapshot(nil, 0)
+	tb.snapshot(nil, 0, testNow)
 	for i := range uint64(1000) {
 		fact{seq: 2*i + 1, user: "1001", contact: fmt.Sprint("c", i), call: fmt.Sprint("i", i)}.apply(t, tb)
 		fact{seq: 2*i + 2, gone: true, user: "1001", contact: fmt.Sprint("c", i), call: fmt.Sprint("i", i)}.apply(t, tb)
 	}
-	if tb.marks < 2000 {
+	if tb.marks < 1000 {
 		t.Fatalf("%d marks", tb.marks)
 	}
-	if r := tb.snapshot([]pbxmesh.Registration{testReg(t, "1002", "c", "i")}, tb.high); r != (repairs{added: 1}) {
+	if r, _ := tb.snapshot([]binding{testBinding(t, "1002", "c", "i")}, tb.high, testNow); r != (repairs{added: 1}) {
 		t.Errorf("repairs %+v", r)
 	}
 	if tb.marks != 0 || len(tb.aors) != 1 {
@@ -276,21 +262,21 @@ func TestTableSnapshotTellsOnlyDifferences(t *testing.T) {
 	t.Parallel()
 	b := newBooks()
 	tb := newTable(b, "core")
-	one, two := testReg(t, "1001", "c1", "i1"), testReg(t, "1002", "c2", "i2")
-	if tb.snapshot([]pbxmesh.Registration{one, two}, 0); b.resets != 1 || b.epoch != "core" || len(b.regs) != 2 {
+	one, two := testBinding(t, "1001", "c1", "i1"), testBinding(t, "1002", "c2", "i2")
+	if tb.snapshot([]binding{one, two}, 0, testNow); b.resets != 1 || b.epoch != "core" || len(b.regs) != 2 {
 		t.Fatalf("after the first snapshot: %+v", b)
 	}
 	late, later := one, two
-	late.Expires = late.Expires.Add(time.Second)
-	later.Expires = later.Expires.Add(time.Minute)
-	if r := tb.snapshot([]pbxmesh.Registration{late, later}, 0); r != (repairs{changed: 1}) || b.puts != 1 || b.resets != 1 {
+	late.reg.Expires = late.reg.Expires.Add(time.Second)
+	later.reg.Expires = later.reg.Expires.Add(time.Minute)
+	if r, _ := tb.snapshot([]binding{late, later}, 0, testNow); r != (repairs{changed: 1}) || b.puts != 1 || b.resets != 1 {
 		t.Errorf("repairs %+v, %d puts, %d resets", r, b.puts, b.resets)
 	}
 	moved := one
-	moved.Contact = "c9"
+	moved.reg.Contact = "c9"
 	twice := moved
-	twice.CallID, twice.Expires = "i9", twice.Expires.Add(-time.Minute) // same contact: the later to expire counts
-	if r := tb.snapshot([]pbxmesh.Registration{moved, twice}, 0); r != (repairs{changed: 1, removed: 1}) || tb.size != 1 {
+	twice.reg.CallID, twice.reg.Expires = "i9", twice.reg.Expires.Add(-time.Minute) // same contact: the later to expire counts
+	if r, _ := tb.snapshot([]binding{moved, twice}, 0, testNow); r != (repairs{changed: 1, removed: 1}) || tb.size != 1 {
 		t.Errorf("repairs %+v, size %d", r, tb.size)
 	}
 	if got := b.list(); !slices.Equal(got, []string{"1001 c9 i1"}) {
@@ -302,19 +288,19 @@ func TestTableSnapshotTellsOnlyDifferences(t *testing.T) {
 // multiple-registrations=true after a phone moved to another port.
 func TestTableSnapshotRowsThatShareACallID(t *testing.T) {
 	t.Parallel()
-	oldPort, newPort := testReg(t, "1001", "c1", "i1"), testReg(t, "1001", "c2", "i1")
-	for name, order := range map[string][]pbxmesh.Registration{"old first": {oldPort, newPort}, "new first": {newPort, oldPort}} {
+	oldPort, newPort := testBinding(t, "1001", "c1", "i1"), testBinding(t, "1001", "c2", "i1")
+	for name, order := range map[string][]binding{"old first": {oldPort, newPort}, "new first": {newPort, oldPort}} {
 		b := newBooks()
 		tb := newTable(b, "core")
-		tb.snapshot(nil, 0)
+		tb.snapshot(nil, 0, testNow)
 		tb.register(1, oldPort)
 		tb.register(2, newPort)
-		if r := tb.snapshot(order, 2); r.total() != 0 || !slices.Equal(b.list(), []string{"1001 c2 i1"}) || tb.size != 1 {
+		if r, _ := tb.snapshot(order, 2, testNow); r.total() != 0 || !slices.Equal(b.list(), []string{"1001 c2 i1"}) || tb.size != 1 {
 			t.Errorf("%s: repairs %+v, %q", name, r, b.list())
 		}
 		later := oldPort
-		later.Expires = later.Expires.Add(time.Minute)
-		if tb.snapshot([]pbxmesh.Registration{later, newPort}, 2); !slices.Equal(b.list(), []string{"1001 c1 i1"}) {
+		later.reg.Expires = later.reg.Expires.Add(time.Minute)
+		if tb.snapshot([]binding{later, newPort}, 2, testNow); !slices.Equal(b.list(), []string{"1001 c1 i1"}) {
 			t.Errorf("%s: the row that lasts longer is not the one: %q", name, b.list())
 		}
 	}
