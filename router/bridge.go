@@ -30,7 +30,7 @@ type BridgeOptions struct {
 // Plan's fields are open and a bridge string is what callers pay for.
 //
 //	{presence_id=1001@pbx.test,sip_invite_domain=pbx.test}${sofia_contact(internal/1001@pbx.test)}
-//	sofia/mesh/sip:1001@pbx.test;fs_path=sip:192.0.2.2:5090|sofia/mesh/...
+//	sofia/mesh/sip:1001@pbx.test;fs_path=sip%3A192.0.2.2%3A5090|sofia/mesh/...
 //
 // "," rings the targets of a group together and "|" goes on to the next group when
 // a whole group failed.
@@ -42,7 +42,8 @@ type BridgeOptions struct {
 // that leg alone.
 //
 // A remote leg keeps the AOR as request URI, for the far dialplan reads the
-// tenant from it, and fs_path carries it to the node's address with no DNS query.
+// tenant from it, and fs_path carries it to the node's address with no DNS query. It is
+// percent-encoded: scripts that take every "sip:" out of a dial string keep it.
 //
 // sip_invite_domain shows the phone a caller of the tenant's domain, as FreeSWITCH's own
 // user/ dial string does; without it, one of the switch's address.
@@ -103,7 +104,8 @@ func (p Plan) BridgeString(o BridgeOptions) string {
 				mesh, _ := meshAddr(t.Mesh)
 				b = append(append(b, "sofia/"...), o.MeshProfile...)
 				b = append(append(b, "/sip:"...), aor...)
-				b = mesh.AppendTo(append(b, ";fs_path=sip:"...))
+				b = mesh.Addr().AppendTo(append(b, ";fs_path=sip%3A"...))
+				b = strconv.AppendUint(append(b, "%3A"...), uint64(mesh.Port()), 10)
 				continue
 			}
 			if mode == presenceLocal {

@@ -20,9 +20,9 @@ var bridgeGrammar = func() *regexp.Regexp {
 		callee  = `presence_id=` + aor + `,sip_invite_domain=` + domain
 		profile = `[A-Za-z0-9._-]{1,64}`
 		octet   = `(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])`
-		addr    = octet + `\.` + octet + `\.` + octet + `\.` + octet + `:[1-9][0-9]{0,4}`
+		addr    = octet + `\.` + octet + `\.` + octet + `\.` + octet + `%3A[1-9][0-9]{0,4}`
 		local   = `(?:\[` + callee + `\])?\$\{sofia_contact\(` + profile + `/` + aor + `\)\}`
-		remote  = `sofia/` + profile + `/sip:` + aor + `;fs_path=sip:` + addr
+		remote  = `sofia/` + profile + `/sip:` + aor + `;fs_path=sip%3A` + addr
 		leg     = `(?:` + local + `|` + remote + `)`
 	)
 	return regexp.MustCompile(`\A(?:\{` + callee + `\})?` + leg + `(?:[,|]` + leg + `)*\z`)
@@ -33,8 +33,8 @@ func TestBridgeString(t *testing.T) {
 	const (
 		here   = "${sofia_contact(internal/1001@pbx.test)}"
 		tls    = "${sofia_contact(tls/1001@pbx.test)}"
-		london = "sofia/mesh/sip:1001@pbx.test;fs_path=sip:192.0.2.2:5090"
-		asia   = "sofia/mesh/sip:1001@pbx.test;fs_path=sip:192.0.2.3:5090"
+		london = "sofia/mesh/sip:1001@pbx.test;fs_path=sip%3A192.0.2.2%3A5090"
+		asia   = "sofia/mesh/sip:1001@pbx.test;fs_path=sip%3A192.0.2.3%3A5090"
 		each   = "[presence_id=1001@pbx.test,sip_invite_domain=pbx.test]"
 		all    = "{presence_id=1001@pbx.test,sip_invite_domain=pbx.test}"
 	)
@@ -115,7 +115,7 @@ func TestBridgeStringForgedPlan(t *testing.T) {
 			t.Errorf("%+v alone gave %s", bad, got)
 		}
 		p.Targets = [][]Target{{bad, good}, {bad}, {bad, good}}
-		const leg = "sofia/mesh/sip:1001@pbx.test;fs_path=sip:192.0.2.2:5090"
+		const leg = "sofia/mesh/sip:1001@pbx.test;fs_path=sip%3A192.0.2.2%3A5090"
 		if got := p.BridgeString(BridgeOptions{}); got != leg+"|"+leg {
 			t.Errorf("%+v among good ones gave %s", bad, got)
 		}

@@ -162,7 +162,7 @@ func fakeDaemon() control.Backend {
 				return reply, nil
 			}
 			reply.Result = "routed"
-			reply.Bridge = "sofia/internal/1002@pbx.test,sofia/mesh/sip:1002@pbx.test;fs_path=sip:192.0.2.20:5090"
+			reply.Bridge = "sofia/internal/1002@pbx.test,sofia/mesh/sip:1002@pbx.test;fs_path=sip%3A192.0.2.20%3A5090"
 			reply.Groups = [][]control.Target{
 				{
 					{Node: "buffalo", Local: true, Profile: "internal", Devices: 2},

@@ -287,7 +287,7 @@ func httpStories(t *testing.T, c *cluster, nobody string) {
 
 	t.Log("a script asks")
 	reply := c.route("1014@" + domain)
-	if reply.Result != "routed" || !strings.Contains(reply.Bridge, "fs_path=sip:"+c.nodes["singapore"].sw.Mesh().String()) {
+	if reply.Result != "routed" || !strings.Contains(reply.Bridge, "fs_path=sip%3A"+strings.Replace(c.nodes["singapore"].sw.Mesh().String(), ":", "%3A", 1)) {
 		t.Errorf("the route is %+v", reply)
 	}
 

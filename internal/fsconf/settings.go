@@ -7,10 +7,10 @@ import (
 	"net/netip"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 
 	"pbxmesh"
+	"pbxmesh/internal/meshcontext"
 )
 
 // MaxPeers bounds the nodes of one list; it is the registry's bound of members.
@@ -128,71 +128,13 @@ func (s *Settings) peers() []Peer {
 // cidr is the network of exactly one address.
 func (p Peer) cidr() string { return netip.PrefixFrom(p.Address, p.Address.BitLen()).String() }
 
-// param is one setting of a sofia profile.
-type param struct{ name, value, why string }
-
-// profileParams are the settings of the mesh profile, in the order of the file.
-func (s *Settings) profileParams() []param {
-	bind := s.Mesh.Addr()
-	if s.Bind.IsValid() {
-		bind = s.Bind
-	}
-	out := []param{
-		{"sip-ip", bind.String(), ""},
-		{"rtp-ip", bind.String(), ""},
-		{"sip-port", strconv.Itoa(int(s.Mesh.Port())), ""},
-	}
-	if bind != s.Mesh.Addr() {
-		out = append(out,
-			param{"ext-sip-ip", s.Mesh.Addr().String(), "node.mesh_address: what the other nodes reach through the router"},
-			param{"ext-rtp-ip", s.Mesh.Addr().String(), ""})
-	}
-	return append(out,
-		param{"dialplan", "XML", ""},
-		param{"context", s.Profile, "rings devices of this switch only: a call between nodes cannot loop"},
-		param{"auth-calls", "true", "whom the list lets in is not asked for a password; others are, and have none"},
-		param{"apply-inbound-acl", s.Profile, "the nodes of the mesh, see acl.conf"},
-		param{"disable-register", "true", ""},
-		param{"manage-presence", "false", "lamps belong to the phones' profiles"},
-		param{"multiple-registrations", "true", "one row for each remote node that a user is on"},
-		param{"timer-T1X64", "4000", "a call to a dead node fails after 4 s instead of 32 s"},
-		param{"inbound-codec-prefs", "$${global_codec_prefs}", ""},
-		param{"outbound-codec-prefs", "$${global_codec_prefs}", ""},
-		param{"rtp-timer-name", "soft", ""},
-	)
+// profileSettings are the settings of the mesh profile, in the order of the file.
+func (s *Settings) profileSettings() []meshcontext.Setting {
+	return meshcontext.Profile{Name: s.Profile, Mesh: s.Mesh, Bind: s.Bind}.Settings()
 }
-
-// destination are the users that the mesh routes (pbxmesh.NewAOR), and hosts their
-// domains. Nothing else may reach the bridge string: a dialled `,` or `$` means something there.
-const (
-	destination = `^([A-Za-z0-9._+-]{1,64})$`
-	hosts       = `^[A-Za-z0-9._-]{1,253}$`
-)
-
-// action is one application of the mesh context with its data.
-type action struct{ name, data, why string }
 
 // actions ring the user's devices on this switch.
-func (s *Settings) actions() []action {
-	return []action{
-		{"set", "hangup_after_bridge=true", ""},
-		{"set", "domain_name=${sip_req_host}", ""},
-		{"set", "force_transfer_context=${user_data($1@${sip_req_host} var user_context)}", "where a call goes on that the callee transfers: to whom the callee may dial"},
-		{"export", "nolocal:alert_info=${alert_info}", "ring tone and intercom as the caller's node asked for them"},
-		{"export", "nolocal:sip_auto_answer=${sip_auto_answer_detected}", ""},
-		{"bridge", s.bridge(), ""},
-		{"hangup", "${originate_disposition}", "without it a callee who does not answer would be told to the caller's node as NORMAL_CLEARING"},
-	}
-}
-
-// bridge returns the dial string. Without presence_id the callee's lamp stays dark, and
-// without sip_invite_domain the phone is shown a caller of this switch's address
-// instead of the tenant's. They stand in braces: in brackets they would be the first
-// device's alone.
-func (s *Settings) bridge() string {
-	legs := make([]string, len(s.Profiles))
-	for i, profile := range s.Profiles {
-		legs[i] = "${sofia_contact(" + profile + "/$1@${sip_req_host})}"
-	}
-	return "{presence_id=$1@${sip_req_host},sip_invite_domain=${sip_req_host}}" + strings.Join(legs, ",")
+func (s *Settings) actions(more ...meshcontext.Action) []meshcontext.Action {
+	c := meshcontext.Dialled
+	return c.Actions(c.Bridge(s.Profiles...), more...)
 }

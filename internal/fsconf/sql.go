@@ -5,6 +5,8 @@ import (
 	"encoding/hex"
 	"fmt"
 	"strings"
+
+	"pbxmesh/internal/meshcontext"
 )
 
 // namespace is that of all UUIDs we put into FusionPBX's tables. It never changes:
@@ -25,6 +27,13 @@ func uuid5(name string) string {
 const dialplanManager = "742714e5-8cdf-32fd-462c-cbe7e3d655db"
 
 const sqlNote = "pbxmesh: calls between nodes. Written by pbxmesh fsconf."
+
+// actions are those of every node, and what FusionPBX's own scripts need besides.
+func (f *FusionPBX) actions() []meshcontext.Action {
+	return f.Settings.actions(meshcontext.Dialled.FusionPBX()...)
+}
+
+func (f *FusionPBX) extension(uuid string) string { return f.extensionOf(uuid, f.actions()) }
 
 // FusionPBX is a node whose settings are rows in FusionPBX's PostgreSQL database.
 type FusionPBX struct {
@@ -178,9 +187,9 @@ INSERT INTO v_sip_profile_settings (sip_profile_setting_uuid, sip_profile_uuid, 
 VALUES
 `, quote(f.profileID()), quote(f.Profile), f.hostname(), quote(sqlNote))
 	var rows []string
-	for _, p := range f.profileParams() {
+	for _, p := range f.profileSettings() {
 		rows = append(rows, fmt.Sprintf("  (%s, %s, %s, %s, 'true', %s)",
-			quote(uuid5("sip_profile_setting/"+f.profileID()+"/"+p.name)), quote(f.profileID()), quote(p.name), quote(p.value), quote(p.why)))
+			quote(uuid5("sip_profile_setting/"+f.profileID()+"/"+p.Name)), quote(f.profileID()), quote(p.Name), quote(p.Value), quote(p.Why)))
 	}
 	b.WriteString(strings.Join(rows, ",\n") + ";\n")
 }
@@ -197,9 +206,9 @@ INSERT INTO v_dialplan_details (dialplan_detail_uuid, dialplan_uuid, dialplan_de
 VALUES
 `, quote(f.dialplanID()), quote(dialplanManager), quote(f.Profile), quote(f.Profile+"-in"), quote(sqlNote), quote(f.extension(f.dialplanID())))
 	type part struct{ tag, kind, data string }
-	parts := []part{{"condition", "${sip_req_host}", hosts}, {"condition", "destination_number", destination}}
+	parts := []part{{"condition", "${sip_req_host}", meshcontext.Domains}, {"condition", "destination_number", meshcontext.Users}}
 	for _, a := range f.actions() {
-		parts = append(parts, part{"action", a.name, a.data})
+		parts = append(parts, part{"action", a.Name, a.Data})
 	}
 	var rows []string
 	for i, d := range parts {

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"pbxmesh/internal/meshcontext"
 )
 
 // notice stands at the top of every file that is ours from end to end.
@@ -27,11 +29,11 @@ func comment(s string) string {
 func (s *Settings) ProfileXML() []byte {
 	var b strings.Builder
 	fmt.Fprintf(&b, "<!-- %s -->\n<profile name=\"%s\">\n  <settings>\n", notice, attr(s.Profile))
-	for _, p := range s.profileParams() {
-		if p.why != "" {
-			fmt.Fprintf(&b, "    <!-- %s -->\n", comment(p.why))
+	for _, p := range s.profileSettings() {
+		if p.Why != "" {
+			fmt.Fprintf(&b, "    <!-- %s -->\n", comment(p.Why))
 		}
-		fmt.Fprintf(&b, "    <param name=\"%s\" value=\"%s\"/>\n", attr(p.name), attr(p.value))
+		fmt.Fprintf(&b, "    <param name=\"%s\" value=\"%s\"/>\n", attr(p.Name), attr(p.Value))
 	}
 	b.WriteString("  </settings>\n</profile>\n")
 	return []byte(b.String())
@@ -41,16 +43,16 @@ func (s *Settings) ProfileXML() []byte {
 func (s *Settings) DialplanXML() []byte {
 	var b strings.Builder
 	fmt.Fprintf(&b, "<!-- %s -->\n<include>\n  <context name=\"%s\">\n", notice, attr(s.Profile))
-	for line := range strings.Lines(s.extension("")) {
+	for line := range strings.Lines(s.extensionOf("", s.actions())) {
 		b.WriteString("    " + line)
 	}
 	b.WriteString("  </context>\n</include>\n")
 	return []byte(b.String())
 }
 
-// extension is the one extension of the context. The condition on the destination
+// extensionOf is the one extension of the context. The condition on the destination
 // comes last, because $1 is of the last expression that matched.
-func (s *Settings) extension(uuid string) string {
+func (s *Settings) extensionOf(uuid string, actions []meshcontext.Action) string {
 	id := ""
 	if uuid != "" {
 		id = ` continue="false" uuid="` + uuid + `"`
@@ -59,12 +61,12 @@ func (s *Settings) extension(uuid string) string {
 	fmt.Fprintf(&b, `<extension name="%s-in"%s>
   <condition field="${sip_req_host}" expression="%s"/>
   <condition field="destination_number" expression="%s">
-`, attr(s.Profile), id, attr(hosts), attr(destination))
-	for _, a := range s.actions() {
-		if a.why != "" {
-			fmt.Fprintf(&b, "    <!-- %s -->\n", comment(a.why))
+`, attr(s.Profile), id, attr(meshcontext.Domains), attr(meshcontext.Users))
+	for _, a := range actions {
+		if a.Why != "" {
+			fmt.Fprintf(&b, "    <!-- %s -->\n", comment(a.Why))
 		}
-		fmt.Fprintf(&b, "    <action application=\"%s\" data=\"%s\"/>\n", attr(a.name), attr(a.data))
+		fmt.Fprintf(&b, "    <action application=\"%s\" data=\"%s\"/>\n", attr(a.Name), attr(a.Data))
 	}
 	b.WriteString("  </condition>\n</extension>\n")
 	return b.String()
@@ -116,16 +118,19 @@ func (s *Settings) EventSocketFragment(hide bool) []byte {
 	return []byte(b.String())
 }
 
+// param is one setting of the event socket.
+type param struct{ name, value string }
+
 func (s *Settings) eventSocketParams() []param {
 	e := s.EventSocket
 	if !e.Listen.IsValid() {
 		return nil
 	}
 	return []param{
-		{"listen-ip", e.Listen.Addr().String(), ""},
-		{"listen-port", strconv.Itoa(int(e.Listen.Port())), ""},
-		{"password", e.Password, ""},
-		{"apply-inbound-acl", "loopback.auto", ""},
+		{"listen-ip", e.Listen.Addr().String()},
+		{"listen-port", strconv.Itoa(int(e.Listen.Port()))},
+		{"password", e.Password},
+		{"apply-inbound-acl", "loopback.auto"},
 	}
 }
 

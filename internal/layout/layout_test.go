@@ -30,6 +30,7 @@ var rules = []struct {
 	{"internal/esl", []string{"registry", "router", "failover", "dnsserver", "fixtures", "cmd", "internal/app", "internal/config", "internal/control", "internal/demo"}, "the event socket is below everything"},
 	{"internal/config", []string{"registry", "router", "failover", "dnsserver", "fixtures", "cmd", "internal/app", "internal/control", "internal/demo", "internal/esl"}, "configuration knows package pbxmesh only"},
 	{"internal/control", []string{"registry", "router", "failover", "dnsserver", "fixtures", "cmd", "internal/app", "internal/config", "internal/demo", "internal/esl"}, "control types know package pbxmesh only"},
+	{"internal/meshcontext", []string{"registry", "router", "failover", "dnsserver", "fixtures", "cmd", "internal"}, "what a switch does with a call of the mesh is words that all parts share"},
 	{"internal/fsconf", []string{"registry", "router", "failover", "dnsserver", "fixtures", "cmd", "internal/app", "internal/config", "internal/control", "internal/demo", "internal/doctor", "internal/esl"}, "what a switch must be told is a pure function of settings"},
 	{"internal/doctor", []string{"router", "dnsserver", "fixtures", "internal/demo", "internal/fsconf", "cmd"}, "doctor asks from outside: it sees answers, not the parts that give them"},
 	{"internal/app", []string{"fixtures", "internal/demo", "internal/doctor", "cmd"}, "what runs in production carries no test double"},

@@ -123,7 +123,7 @@ func ask(s *Server, method, target, body string, header ...string) reply {
 
 func TestDialstring(t *testing.T) {
 	t.Parallel()
-	const london = "sofia/mesh/sip:1002@pbx.test;fs_path=sip:192.0.2.2:5090"
+	const london = "sofia/mesh/sip:1002@pbx.test;fs_path=sip%3A192.0.2.2%3A5090"
 	s := newServer(t, newFake(), nil)
 	for _, tt := range []struct {
 		path string
@@ -136,14 +136,14 @@ func TestDialstring(t *testing.T) {
 		{"%31002@pbx.test", 200, london},
 		{"1002@pbx.test?local=none", 200, london},
 		{"1002@pbx.test?from=local", 200, london},
-		{"+4912@pbx.test", 200, "sofia/mesh/sip:+4912@pbx.test;fs_path=sip:192.0.2.2:5090"},
-		{"%2B4912@pbx.test", 200, "sofia/mesh/sip:+4912@pbx.test;fs_path=sip:192.0.2.2:5090"},
+		{"+4912@pbx.test", 200, "sofia/mesh/sip:+4912@pbx.test;fs_path=sip%3A192.0.2.2%3A5090"},
+		{"%2B4912@pbx.test", 200, "sofia/mesh/sip:+4912@pbx.test;fs_path=sip%3A192.0.2.2%3A5090"},
 		{"1002@pbx.test?local=contact", 200, london},
 		{"1001@pbx.test", 200, "error/user_not_registered"},
 		{"1001@pbx.test?local=contact", 200, "{presence_id=1001@pbx.test,sip_invite_domain=pbx.test}${sofia_contact(internal/1001@pbx.test)}"},
-		{"1003@pbx.test", 200, "sofia/mesh/sip:1003@pbx.test;fs_path=sip:192.0.2.2:5090"},
-		{"1003@pbx.test?local=contact", 200, "[presence_id=1003@pbx.test,sip_invite_domain=pbx.test]${sofia_contact(internal/1003@pbx.test)},sofia/mesh/sip:1003@pbx.test;fs_path=sip:192.0.2.2:5090"},
-		{"1005@pbx.test", 200, "sofia/mesh/sip:1005@pbx.test;fs_path=sip:192.0.2.4:5090"},
+		{"1003@pbx.test", 200, "sofia/mesh/sip:1003@pbx.test;fs_path=sip%3A192.0.2.2%3A5090"},
+		{"1003@pbx.test?local=contact", 200, "[presence_id=1003@pbx.test,sip_invite_domain=pbx.test]${sofia_contact(internal/1003@pbx.test)},sofia/mesh/sip:1003@pbx.test;fs_path=sip%3A192.0.2.2%3A5090"},
+		{"1005@pbx.test", 200, "sofia/mesh/sip:1005@pbx.test;fs_path=sip%3A192.0.2.4%3A5090"},
 		{"1002@pbx.test?from=mesh", 404, "error/user_not_registered"},
 		{"1001@pbx.test?from=mesh&local=contact", 200, "{presence_id=1001@pbx.test,sip_invite_domain=pbx.test}${sofia_contact(internal/1001@pbx.test)}"},
 		{"1099@pbx.test", 404, "error/user_not_registered"},
@@ -274,6 +274,10 @@ func TestXML(t *testing.T) {
 		{"domain of the request", "remote", callForm("1002", "variable_domain_name", "", "variable_sip_req_host", "pbx.test")},
 		{"over the mesh", "mesh", callForm("1001", "variable_sofia_profile_name", "mesh", "Hunt-Context", "mesh", "variable_sip_req_host", "pbx.test", "variable_domain_name", "")},
 		{"over the mesh, elsewhere", no, callForm("1002", "variable_sofia_profile_name", "mesh", "Hunt-Context", "mesh", "variable_sip_req_host", "pbx.test", "variable_domain_name", "")},
+		{"over the mesh, answered here and transferred", "remote", callForm("1002", "variable_sofia_profile_name", "mesh", "variable_originate_disposition", "SUCCESS")},
+		{"over the mesh, redirected by a phone that rang", "remote", callForm("1002", "variable_sofia_profile_name", "mesh", "variable_pbxmesh_transferred", "true")},
+		{"over the mesh, in the context of the phones", no, callForm("1002", "variable_sofia_profile_name", "mesh", "variable_originate_disposition", "NO_ANSWER")},
+		{"the dialplan leaves out contacts of its choice", "excludes", callForm("1001", "variable_sip_exclude_contact", "192.0.2.77")},
 		{"the second time", no, callForm("1002", "variable_pbxmesh_tried", "1002@pbx.test")},
 		{"another number later", "remote", callForm("1002", "variable_pbxmesh_tried", "1003@pbx.test")},
 		{"nowhere", no, callForm("1099")},

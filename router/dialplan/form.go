@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
+
+	"pbxmesh/internal/meshcontext"
+	"pbxmesh/router"
 )
 
 // form holds the parameters that we read of what mod_xml_curl posts.
@@ -19,6 +22,8 @@ var formKeys = map[string]bool{
 	"variable_domain_name": true, "variable_sip_req_host": true, "variable_sip_to_host": true,
 	"variable_sofia_profile_name": true, "variable_" + varTried: true,
 	"variable_hangup_after_bridge": true, "variable_continue_on_fail": true,
+	"variable_" + meshcontext.ExcludeVariable: true,
+	"variable_" + router.VarDisposition:       true, "variable_" + router.VarTransferred: true,
 }
 
 // maxValue bounds a value that we read, in bytes as it was sent.

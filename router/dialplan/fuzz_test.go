@@ -34,7 +34,7 @@ const (
 	gAOR   = `[a-z0-9._+-]{1,64}@` + gHost
 	gVars  = `presence_id=` + gAOR + `,sip_invite_domain=` + gHost
 	gError = `error/(?:user_not_registered|invalid_number_format|destination_out_of_order|normal_temporary_failure|switch_congestion)`
-	gMesh  = `sofia/mesh/sip:` + gAOR + `;fs_path=sip:192\.0\.2\.2:5090`
+	gMesh  = `sofia/mesh/sip:` + gAOR + `;fs_path=sip%3A192\.0\.2\.2%3A5090`
 	gLocal = `\$\{sofia_contact\(internal/` + gAOR + `\)\}`
 	gAll   = `(?:\[` + gVars + `\]` + gLocal + `,` + gMesh + `|\{` + gVars + `\}` + gLocal + `)`
 )
@@ -45,8 +45,10 @@ var (
 
 	actionText = regexp.MustCompile(`\A(?:set (?:hangup_after_bridge=true|continue_on_fail=true|pbxmesh_tried=` + gAOR +
 		`|pbxmesh_result=routed|pbxmesh_cause=NONE|pbxmesh_result=\$\{cond\(\$\{originate_disposition\} == SUCCESS \? answered : failed\)\}|pbxmesh_cause=\$\{originate_disposition\}` +
+		`|process_cdr=false|sip_exclude_contact=pbxmesh-row|execute_on_blind_transfer_pbxmesh=(?:unset sip_exclude_contact|multiset \^\^:process_cdr=:sip_exclude_contact=:pbxmesh_transferred=true)` +
+		`|pbxmesh_hash=\$\{hash\(insert/` + gHost + `-(?:call_return/[a-z0-9._+-]{1,64}/\$\{caller_id_number\}|last_dial_ext/[a-z0-9._+-]{1,64}/\$\{uuid\})\)\}` +
 		`|domain_name=` + gHost + `|force_transfer_context=\$\{user_data\(` + gAOR + ` var user_context\)\})` +
-		`|export nolocal:(?:alert_info=\$\{alert_info\}|sip_auto_answer=\$\{sip_auto_answer_detected\})|hangup \$\{originate_disposition\}` +
+		`|export nolocal:(?:sip_h_Privacy=\$\{sip_Privacy\}|alert_info=\$\{alert_info\}|sip_auto_answer=\$\{sip_auto_answer_detected\})|hangup \$\{originate_disposition\}` +
 		`|bridge ` + gAll + `|transfer [A-Za-z0-9._+-]{1,64} XML [A-Za-z0-9._-]{1,253})\z`)
 )
 

@@ -6,8 +6,10 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"strings"
 
 	"pbxmesh"
+	"pbxmesh/internal/meshcontext"
 )
 
 // notFound is the one document that FreeSWITCH takes for "not mine": it asks the
@@ -79,7 +81,7 @@ func (s *Server) xml(a *answer, r *http.Request) {
 }
 
 func (s *Server) dialplan(a *answer, r *http.Request, f form) {
-	fromMesh := f["variable_sofia_profile_name"] == s.opt.Bridge.MeshProfile
+	fromMesh := s.opt.Bridge.Arrived(func(name string) string { return f["variable_"+name] })
 	context := f.first("Hunt-Context", "Caller-Context")
 	if !validName(context) || !fromMesh && !slices.Contains(s.opt.Contexts, context) && !slices.Contains(s.opt.Contexts, AnyContext) {
 		a.write(http.StatusOK, typeXML, notFound)
@@ -107,6 +109,8 @@ func (s *Server) dialplan(a *answer, r *http.Request, f form) {
 			c.defaults = append(c.defaults, name)
 		}
 	}
+	// A dialplan that leaves out contacts of its own choice keeps it.
+	c.guarded = strings.Contains(c.bridge, "${sofia_contact(") && f["variable_"+meshcontext.ExcludeVariable] == ""
 	text, err := marshal(c.document())
 	if err != nil {
 		s.log.Error("the document cannot be written", "aor", aor, "err", err)
@@ -139,6 +143,7 @@ type call struct {
 	aor      pbxmesh.AOR
 	bridge   string // of BridgeString
 	fromMesh bool
+	guarded  bool     // our rows are left out while it rings
 	defaults []string // variables that the channel lacks
 }
 
@@ -152,40 +157,47 @@ type call struct {
 // What is known before the call rings is set inline, while the switch hunts, and
 // costs no step of the channel.
 func (c *call) document() *document {
-	set := func(data string) action { return action{Application: "set", Data: data} }
-	inline := func(data string) action { return action{Application: "set", Data: data, Inline: "true"} }
 	var actions []action
-	if !c.fromMesh {
-		for _, name := range c.defaults {
-			// Read from the calling channel: without the second a busy callee ends
-			// the call, without the first a caller whose callee hung up goes on.
-			actions = append(actions, inline(name+"=true"))
-		}
-		actions = append(actions, inline(varTried+"="+c.aor.String()))
-	} else {
-		// As the context that pbxmesh fsconf writes. user_data is for later, when the
-		// directory may be asked.
-		actions = append(actions, inline("hangup_after_bridge=true"), inline("domain_name="+c.aor.Domain()),
-			set("force_transfer_context=${user_data("+c.aor.String()+" var user_context)}"),
-			action{Application: "export", Data: "nolocal:alert_info=${alert_info}"},
-			action{Application: "export", Data: "nolocal:sip_auto_answer=${sip_auto_answer_detected}"})
-	}
-	actions = append(actions, inline("pbxmesh_result=routed"), inline("pbxmesh_cause=NONE"),
-		action{Application: "bridge", Data: c.bridge})
 	if c.fromMesh {
-		// Without it a callee who does not answer would be told as NORMAL_CLEARING.
-		actions = append(actions, action{Application: "hangup", Data: "${originate_disposition}"})
+		// The steps of every mesh context, for this callee.
+		for _, a := range (meshcontext.Callee{User: c.aor.User(), Domain: c.aor.Domain()}).Actions(c.bridge) {
+			actions = append(actions, action{Application: a.Name, Data: a.Data})
+		}
+		actions = slices.Insert(actions, 0, inline("pbxmesh_result=routed"), inline("pbxmesh_cause=NONE"))
 	} else {
-		actions = append(actions,
-			// With hangup_after_bridge=false an answered call comes by here too.
-			set("pbxmesh_result=${cond(${originate_disposition} == SUCCESS ? answered : failed)}"),
-			set("pbxmesh_cause=${originate_disposition}"),
-			action{Application: "transfer", Data: c.number + " XML " + c.context})
+		actions = c.steps()
 	}
 	return &document{Type: "freeswitch/xml", Section: section{
 		Name:     "dialplan",
 		Contexts: []xmlContext{{Name: c.context, Extension: extension{Name: "pbxmesh", Actions: actions}}},
 	}}
+}
+
+func set(data string) action    { return action{Application: "set", Data: data} }
+func inline(data string) action { return action{Application: "set", Data: data, Inline: "true"} }
+
+// steps are those of a call that this switch's own dialplan goes on with.
+func (c *call) steps() []action {
+	var actions []action
+	for _, name := range c.defaults {
+		// Read from the calling channel: without the second a busy callee ends
+		// the call, without the first a caller whose callee hung up goes on.
+		actions = append(actions, inline(name+"=true"))
+	}
+	actions = append(actions, inline(varTried+"="+c.aor.String()), inline("pbxmesh_result=routed"), inline("pbxmesh_cause=NONE"))
+	if c.guarded {
+		// No row of ours for a local device: of a profile that is stopped or misspelt
+		// FreeSWITCH asks all profiles. Every way on from here is a transfer, by the
+		// last step, by the callee or by a phone that redirects, and ends it.
+		actions = append(actions, inline(meshcontext.ExcludeVariable+"="+meshcontext.Mark),
+			inline("execute_on_blind_transfer_pbxmesh=unset "+meshcontext.ExcludeVariable))
+	}
+	return append(actions,
+		action{Application: "bridge", Data: c.bridge},
+		// With hangup_after_bridge=false an answered call comes by here too.
+		set("pbxmesh_result=${cond(${originate_disposition} == SUCCESS ? answered : failed)}"),
+		set("pbxmesh_cause=${originate_disposition}"),
+		action{Application: "transfer", Data: c.number + " XML " + c.context})
 }
 
 func marshal(d *document) ([]byte, error) {

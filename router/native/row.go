@@ -10,6 +10,7 @@ import (
 
 	"pbxmesh"
 	"pbxmesh/internal/esl"
+	"pbxmesh/internal/meshcontext"
 )
 
 const (
@@ -45,8 +46,13 @@ func (k rowKey) callID(local pbxmesh.NodeID) string {
 
 // contact returns the row's contact: the request goes to the mesh profile of the
 // remote node, with the user and the tenant's domain in its URI.
+//
+// The route is percent-encoded, as the switch itself encodes that of a phone behind a
+// NAT: scripts that take every "sip:" out of a dial string (FusionPBX's ring groups)
+// would break it else. It bears meshcontext.Mark, so that a dialplan can leave our rows
+// out; in the route it does not show in the request URI.
 func (k rowKey) contact(mesh netip.AddrPort) string {
-	return `"" <sip:` + k.aor.String() + ";fs_path=sip:" + mesh.String() + ">"
+	return `"" <sip:` + k.aor.String() + ";fs_path=sip%3A" + mesh.Addr().String() + "%3A" + strconv.Itoa(int(mesh.Port())) + "%3B" + meshcontext.Mark + ">"
 }
 
 // meshAddr returns a as IPv4 and whether a row can point to it.

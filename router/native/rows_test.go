@@ -12,6 +12,7 @@ import (
 	"pgregory.net/rapid"
 
 	"pbxmesh"
+	"pbxmesh/internal/meshcontext"
 )
 
 func addr(i int) netip.AddrPort {
@@ -53,7 +54,7 @@ func expected(w *world) []string {
 				continue
 			}
 			if n, ok := w.nodes.Nodes[id]; ok {
-				out = append(out, fmt.Sprintf(`%s "" <sip:%s;fs_path=sip:%s>`, aor, aor, n.Mesh))
+				out = append(out, fmt.Sprintf(`%s "" <sip:%s;fs_path=sip%%3A%s%%3A%d%%3Bpbxmesh-row>`, aor, aor, n.Mesh.Addr(), n.Mesh.Port()))
 			}
 		}
 	}
@@ -296,6 +297,18 @@ func TestRowsSwitchFaults(t *testing.T) {
 				s.rows[id] = row
 			}
 		}, 61 * time.Second},
+		{"rows as an older daemon wrote them", func(s *fakeSwitch, _ *world, _ *Rows) {
+			s.cut(true)
+			s.mu.Lock()
+			for id, row := range s.rows {
+				if row.agent == agent && row.host == "buffalo" {
+					row.contact = strings.NewReplacer("%3B"+meshcontext.Mark, "", "%3A", ":").Replace(row.contact)
+				}
+				s.rows[id] = row
+			}
+			s.mu.Unlock()
+			s.cut(false)
+		}, 6 * time.Second},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {

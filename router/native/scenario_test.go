@@ -12,6 +12,7 @@ import (
 	"pbxmesh/fixtures"
 	"pbxmesh/fixtures/realswitch"
 	"pbxmesh/internal/esl"
+	"pbxmesh/internal/meshcontext"
 )
 
 // realNode is a real switch with an event socket connection for the test's own use.
@@ -103,7 +104,9 @@ const (
 	london = "127.0.82.1:5090"
 )
 
-func meshContact(aor, at string) string { return "sofia/mesh/sip:" + aor + ";fs_path=sip:" + at }
+func meshContact(aor, at string) string {
+	return "sofia/mesh/sip:" + aor + ";fs_path=sip%3A" + strings.Replace(at, ":", "%3A", 1) + "%3B" + meshcontext.Mark
+}
 
 // TestScenarioRows plays the life of injected rows on a real switch.
 func TestScenarioRows(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 
 	"pbxmesh"
 	"pbxmesh/internal/esl"
+	"pbxmesh/internal/meshcontext"
 	"pbxmesh/router"
 )
 
@@ -36,6 +37,8 @@ type call struct {
 	uuid   string
 	start  time.Time
 	record Record
+
+	guarded bool // the channel leaves our rows out until the phones have rung
 }
 
 // handle is the server's handler. Returning closes the socket, and that is what
@@ -88,7 +91,7 @@ func (h *Hook) serve(ctx context.Context, sw switchCall) {
 func (c *call) decide(ctx context.Context) (bridge string, ok bool) {
 	h := c.h
 	c.checkMode()
-	c.record.FromMesh = c.sw.Var("sofia_profile_name") == h.opt.Bridge.MeshProfile
+	c.record.FromMesh = h.opt.Bridge.Arrived(c.sw.Var)
 	aor, err := c.address()
 	if err != nil {
 		h.log.Debug("not an address", "uuid", c.uuid, "err", err)
@@ -162,18 +165,23 @@ func (c *call) checkMode() {
 // command sends the bridge command and reports whether the switch took it. When it
 // did not, the connection is lost or the channel gone, and nothing is left to do.
 func (c *call) command(ctx context.Context, bridge string) bool {
-	var defaults []string
+	var more []variable
 	for _, name := range bridgeDefaults {
 		if c.sw.Var(name) == "" {
-			defaults = append(defaults, name)
+			more = append(more, variable{name, "true"})
 		}
+	}
+	// A dialplan that leaves out contacts of its own choice keeps it.
+	if strings.Contains(bridge, "${sofia_contact(") && c.sw.Var(meshcontext.ExcludeVariable) == "" {
+		c.guarded = true
+		more = append(more, guard...)
 	}
 	// Subscribing comes first: the end of the bridge must not be missed.
 	err := c.sw.Events(ctx)
 	if err == nil {
 		// A refusal (the channel has just gone, no `full`) does not keep the call
 		// from being bridged.
-		if err = c.variables(ctx, Routed, causeNone, defaults); isRefusal(err) {
+		if err = c.variables(ctx, Routed, causeNone, more); isRefusal(err) {
 			c.unset(err)
 			err = nil
 		}
@@ -313,7 +321,11 @@ func (c *call) giveBack(ctx context.Context, o Outcome, cause string) {
 
 // set sets our variables and reports whether the switch answered at all.
 func (c *call) set(ctx context.Context, o Outcome, cause string) bool {
-	err := c.variables(ctx, o, cause, nil)
+	var more []variable
+	if c.guarded {
+		more = unguard
+	}
+	err := c.variables(ctx, o, cause, more)
 	if err != nil {
 		c.unset(err)
 	}
@@ -324,8 +336,8 @@ func (c *call) set(ctx context.Context, o Outcome, cause string) bool {
 var errUnnamed = errors.New("no API command can name this channel")
 
 // variables sets them, or returns the first error.
-func (c *call) variables(ctx context.Context, o Outcome, cause string, defaults []string) error {
-	cmds := setCommands(c.uuid, o, cause, defaults)
+func (c *call) variables(ctx context.Context, o Outcome, cause string, more []variable) error {
+	cmds := setCommands(c.uuid, o, cause, more)
 	if cmds == nil {
 		return errUnnamed
 	}

@@ -10,10 +10,15 @@ func TestCalls(t *testing.T) {
 	t.Parallel()
 	const (
 		local1001  = "{presence_id=1001@pbx.test,sip_invite_domain=pbx.test}${sofia_contact(internal/1001@pbx.test)}"
-		london1002 = "sofia/mesh/sip:1002@pbx.test;fs_path=sip:192.0.2.2:5090"
-		both1003   = "[presence_id=1003@pbx.test,sip_invite_domain=pbx.test]${sofia_contact(internal/1003@pbx.test)},sofia/mesh/sip:1003@pbx.test;fs_path=sip:192.0.2.2:5090"
+		london1002 = "sofia/mesh/sip:1002@pbx.test;fs_path=sip%3A192.0.2.2%3A5090"
+		both1003   = "[presence_id=1003@pbx.test,sip_invite_domain=pbx.test]${sofia_contact(internal/1003@pbx.test)},sofia/mesh/sip:1003@pbx.test;fs_path=sip%3A192.0.2.2%3A5090"
 	)
 	routed := wireSet("routed", "NONE", "continue_on_fail=true") // the recorded dialplan set hangup_after_bridge
+	const (
+		guardVars  = "sip_exclude_contact=pbxmesh-row;execute_on_blind_transfer_pbxmesh=unset sip_exclude_contact"
+		unguardVar = "sip_exclude_contact="
+	)
+	guarded := wireSet("routed", "NONE", "continue_on_fail=true", guardVars)
 	failed := events("channel-execute-bridge", "execute-complete-failed")
 	tests := []struct {
 		name  string
@@ -46,46 +51,46 @@ func TestCalls(t *testing.T) {
 		},
 		{
 			"answered, then the caller's channel ends", dialling("1001", events("channel-execute-bridge", "channel-bridge", "channel-hangup")),
-			wireEvents + routed + wireBridge(local1001) + wireSet("answered", "SUCCESS"),
+			wireEvents + guarded + wireBridge(local1001) + wireSet("answered", "SUCCESS", unguardVar),
 			func(s Stats) bool { return s.Answered == 1 && s.Failed+s.Abandoned == 0 },
 		},
 		{
 			"answered, and the end of the bridge is seen first", dialling("1001", events("channel-bridge", "execute-complete-answered")),
-			wireEvents + routed + wireBridge(local1001) + wireSet("answered", "SUCCESS"),
+			wireEvents + guarded + wireBridge(local1001) + wireSet("answered", "SUCCESS", unguardVar),
 			func(s Stats) bool { return s.Answered == 1 },
 		},
 		{
 			"answered, and the dialplan goes on after the bridge",
 			dialling("1001", events("channel-bridge", "execute-complete-answered"), changed("Answer-State", "answered")),
-			wireEvents + routed + wireBridge(local1001) + wireSet("answered", "SUCCESS") + wireSet("answered", "NORMAL_CLEARING"),
+			wireEvents + guarded + wireBridge(local1001) + wireSet("answered", "SUCCESS", unguardVar) + wireSet("answered", "NORMAL_CLEARING", unguardVar),
 			func(s Stats) bool { return s.Answered == 1 },
 		},
 		{
 			"the caller gives up while it rings",
 			dialling("1001", events("channel-hangup"), changed("variable_originate_disposition", "ORIGINATOR_CANCEL")),
-			wireEvents + routed + wireBridge(local1001),
+			wireEvents + guarded + wireBridge(local1001),
 			func(s Stats) bool { return s.Abandoned == 1 && s.Answered == 0 },
 		},
 		{
-			"here and there", dialling("1003", failed), wireEvents + routed + wireBridge(both1003) + wireSet("failed", "NO_USER_RESPONSE"),
+			"here and there", dialling("1003", failed), wireEvents + guarded + wireBridge(both1003) + wireSet("failed", "NO_USER_RESPONSE", unguardVar),
 			func(s Stats) bool { return s.Routed == 1 },
 		},
 		{
 			"a call from the mesh rings here only",
 			dialling("1003", failed, with("variable_sofia_profile_name", "mesh"), with("variable_domain_name", "")),
-			wireEvents + routed + wireBridge("{presence_id=1003@pbx.test,sip_invite_domain=pbx.test}${sofia_contact(internal/1003@pbx.test)}") + wireSet("failed", "NO_USER_RESPONSE"),
+			wireEvents + guarded + wireBridge("{presence_id=1003@pbx.test,sip_invite_domain=pbx.test}${sofia_contact(internal/1003@pbx.test)}") + wireSet("failed", "NO_USER_RESPONSE", unguardVar),
 			func(s Stats) bool { return s.Routed == 1 },
 		},
 		{
 			"a call from the mesh takes the tenant from the request, not from here",
 			dialling("1001", failed, with("variable_sofia_profile_name", "mesh"), with("variable_sip_req_host", "other.test")),
-			wireEvents + routed + wireBridge("{presence_id=1001@other.test,sip_invite_domain=other.test}${sofia_contact(internal/1001@other.test)}") + wireSet("failed", "NO_USER_RESPONSE"),
+			wireEvents + guarded + wireBridge("{presence_id=1001@other.test,sip_invite_domain=other.test}${sofia_contact(internal/1001@other.test)}") + wireSet("failed", "NO_USER_RESPONSE", unguardVar),
 			func(s Stats) bool { return s.Routed == 1 },
 		},
 		{
 			"a phone cannot choose another tenant by its request",
 			dialling("1001", failed, with("variable_sip_req_host", "other.test"), with("variable_sip_to_host", "other.test")),
-			wireEvents + routed + wireBridge(local1001) + wireSet("failed", "NO_USER_RESPONSE"),
+			wireEvents + guarded + wireBridge(local1001) + wireSet("failed", "NO_USER_RESPONSE", unguardVar),
 			func(s Stats) bool { return s.Routed == 1 },
 		},
 		{
@@ -94,14 +99,38 @@ func TestCalls(t *testing.T) {
 			func(s Stats) bool { return s.NotRegistered == 1 && s.Routed == 0 },
 		},
 		{
+			"a call from the mesh that somebody here answered and transferred is one of this switch",
+			dialling("1002", failed, with("variable_sofia_profile_name", "mesh"), with("variable_originate_disposition", "SUCCESS")),
+			wireEvents + routed + wireBridge(london1002) + wireSet("failed", "NO_USER_RESPONSE"),
+			func(s Stats) bool { return s.Routed == 1 },
+		},
+		{
+			"a call from the mesh that a ringing phone redirected is one of this switch",
+			dialling("1002", failed, with("variable_sofia_profile_name", "mesh"), with("variable_pbxmesh_transferred", "true")),
+			wireEvents + routed + wireBridge(london1002) + wireSet("failed", "NO_USER_RESPONSE"),
+			func(s Stats) bool { return s.Routed == 1 },
+		},
+		{
+			"a call from the mesh that nobody here answered goes not on to another node",
+			dialling("1002", with("variable_sofia_profile_name", "mesh"), with("variable_originate_disposition", "NO_ANSWER")),
+			wireBack("not-registered", "USER_NOT_REGISTERED"),
+			func(s Stats) bool { return s.NotRegistered == 1 && s.Routed == 0 },
+		},
+		{
+			"a dialplan that leaves out contacts of its choice keeps it",
+			dialling("1001", failed, with("variable_sip_exclude_contact", "192.0.2.77")),
+			wireEvents + routed + wireBridge(local1001) + wireSet("failed", "NO_USER_RESPONSE"),
+			func(s Stats) bool { return s.Routed == 1 },
+		},
+		{
 			"the dialplan's own choice stands",
 			dialling("1001", failed, with("variable_hangup_after_bridge", "false"), with("variable_continue_on_fail", "USER_BUSY")),
-			wireEvents + wireSet("routed", "NONE") + wireBridge(local1001) + wireSet("failed", "NO_USER_RESPONSE"),
+			wireEvents + wireSet("routed", "NONE", guardVars) + wireBridge(local1001) + wireSet("failed", "NO_USER_RESPONSE", unguardVar),
 			func(s Stats) bool { return s.Routed == 1 },
 		},
 		{
 			"a dialplan that sets nothing", dialling("1001", failed, with("variable_hangup_after_bridge", "")),
-			wireEvents + wireSet("routed", "NONE", "hangup_after_bridge=true", "continue_on_fail=true") + wireBridge(local1001) + wireSet("failed", "NO_USER_RESPONSE"),
+			wireEvents + wireSet("routed", "NONE", "hangup_after_bridge=true", "continue_on_fail=true", guardVars) + wireBridge(local1001) + wireSet("failed", "NO_USER_RESPONSE", unguardVar),
 			func(s Stats) bool { return s.Routed == 1 },
 		},
 		{
@@ -125,7 +154,7 @@ func TestCalls(t *testing.T) {
 		},
 		{
 			"upper case is one user", dialling("1001", failed, with("variable_domain_name", "PBX.Test")),
-			wireEvents + routed + wireBridge(local1001) + wireSet("failed", "NO_USER_RESPONSE"),
+			wireEvents + guarded + wireBridge(local1001) + wireSet("failed", "NO_USER_RESPONSE", unguardVar),
 			func(s Stats) bool { return s.Routed == 1 },
 		},
 		{
@@ -151,7 +180,7 @@ func TestCalls(t *testing.T) {
 		{
 			"the end of another application does not count",
 			dialling("1001", events("execute-complete-failed", "channel-hangup"), changed("Application", "playback")),
-			wireEvents + routed + wireBridge(local1001) + "", // channel-hangup says SUCCESS: answered
+			wireEvents + guarded + wireBridge(local1001) + "", // channel-hangup says SUCCESS: answered
 			func(s Stats) bool { return s.Failed == 0 && s.Answered == 1 },
 		},
 	}

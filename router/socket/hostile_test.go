@@ -23,13 +23,14 @@ var wireGrammar = func() *regexp.Regexp {
 		domain   = `[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*`
 		aor      = `[a-z0-9._+-]{1,64}@` + domain
 		callee   = `presence_id=` + aor + `,sip_invite_domain=` + domain
-		addr     = `192\.0\.2\.[123]:5090`
-		leg      = `(?:(?:\[` + callee + `\])?\$\{sofia_contact\(internal/` + aor + `\)\}|sofia/mesh/sip:` + aor + `;fs_path=sip:` + addr + `)`
+		addr     = `192\.0\.2\.[123]%3A5090`
+		leg      = `(?:(?:\[` + callee + `\])?\$\{sofia_contact\(internal/` + aor + `\)\}|sofia/mesh/sip:` + aor + `;fs_path=sip%3A` + addr + `)`
 		bridge   = `sendmsg\ncall-command: execute\nexecute-app-name: bridge\nexecute-app-arg: (?:\{` + callee + `\})?` + leg + `(?:[,|]` + leg + `)*`
 		back     = `(?:` + set + `\n\n|` + singly + `\n\n)?resume\n\n`
-		defaults = `(?:` + quoted + `hangup_after_bridge true\n\n)?(?:` + quoted + `continue_on_fail true\n\n)?`
-		first    = `(?:` + set + `(?:;hangup_after_bridge=true)?(?:;continue_on_fail=true)?\n\n|` + singly + `\n\n` + defaults + `)?`
-		forward  = `myevents\n\n` + first + bridge + `\n\n(?:` + set + `\n\n|` + singly + `\n\n){0,2}`
+		defaults = `(?:` + quoted + `hangup_after_bridge true\n\n)?(?:` + quoted + `continue_on_fail true\n\n)?(?:` + quoted + `sip_exclude_contact pbxmesh-row\n\n` + quoted + `execute_on_blind_transfer_pbxmesh unset sip_exclude_contact\n\n)?`
+		guarded  = `sip_exclude_contact=pbxmesh-row;execute_on_blind_transfer_pbxmesh=unset sip_exclude_contact`
+		first    = `(?:` + set + `(?:;hangup_after_bridge=true)?(?:;continue_on_fail=true)?(?:;` + guarded + `)?\n\n|` + singly + `\n\n` + defaults + `)?`
+		forward  = `myevents\n\n` + first + bridge + `\n\n(?:` + set + `(?:;sip_exclude_contact=)?\n\n|` + singly + `\n\n(?:` + quoted + `sip_exclude_contact\n\n)?){0,2}`
 	)
 	return regexp.MustCompile(`\Aconnect\n\n(?:` + back + `|` + forward + `)\z`)
 }()

@@ -128,13 +128,13 @@ func TestVocabulary(t *testing.T) {
 		}
 	}
 	for uuid, want := range map[string][]string{
-		testUUID:                       {"uuid_setvar_multi " + testUUID + " pbxmesh_result=failed;pbxmesh_cause=NORMAL_UNSPECIFIED;a=true"},
-		"5ea7a1dd-e7932921@192.0.2.10": {"uuid_setvar_multi 5ea7a1dd-e7932921@192.0.2.10 pbxmesh_result=failed;pbxmesh_cause=NORMAL_UNSPECIFIED;a=true"},
-		`<'x\"&;=>`:                    {`uuid_setvar_multi <'x\"&;=> pbxmesh_result=failed;pbxmesh_cause=NORMAL_UNSPECIFIED;a=true`},
-		"my call":                      {"uuid_setvar 'my call' pbxmesh_result failed", "uuid_setvar 'my call' pbxmesh_cause NORMAL_UNSPECIFIED", "uuid_setvar 'my call' a true"},
+		testUUID:                       {"uuid_setvar_multi " + testUUID + " pbxmesh_result=failed;pbxmesh_cause=NORMAL_UNSPECIFIED;a=true;b="},
+		"5ea7a1dd-e7932921@192.0.2.10": {"uuid_setvar_multi 5ea7a1dd-e7932921@192.0.2.10 pbxmesh_result=failed;pbxmesh_cause=NORMAL_UNSPECIFIED;a=true;b="},
+		`<'x\"&;=>`:                    {`uuid_setvar_multi <'x\"&;=> pbxmesh_result=failed;pbxmesh_cause=NORMAL_UNSPECIFIED;a=true;b=`},
+		"my call":                      {"uuid_setvar 'my call' pbxmesh_result failed", "uuid_setvar 'my call' pbxmesh_cause NORMAL_UNSPECIFIED", "uuid_setvar 'my call' a true", "uuid_setvar 'my call' b"},
 		"my call's":                    nil, `my \call`: nil, "a\nb": nil, " a": nil,
 	} {
-		if got := setCommands(uuid, Failed, "x;y", []string{"a"}); !slices.Equal(got, want) {
+		if got := setCommands(uuid, Failed, "x;y", []variable{{"a", "true"}, {"b", ""}}); !slices.Equal(got, want) {
 			t.Errorf("%q: commands %q, want %q", uuid, got, want)
 		}
 	}

@@ -3,6 +3,7 @@ package socket
 import (
 	"strings"
 
+	"pbxmesh/internal/meshcontext"
 	"pbxmesh/router"
 )
 
@@ -50,22 +51,21 @@ func giveBackFor(r router.Result) (Outcome, string) {
 	}
 }
 
-// setCommands returns the API commands that set our two variables, and those of
-// bridgeDefaults that the dialplan has not set itself: one as a rule. Every part of
-// them comes from a fixed vocabulary but the UUID and the cause, which are checked
+// variable is one channel variable with its value; "" unsets it.
+type variable struct{ name, value string }
+
+// setCommands returns the API commands that set our two variables and more of them, one
+// command as a rule. Every part of them comes from a fixed vocabulary but the UUID and the cause, which are checked
 // here. nil says that no command can name the channel.
 //
 // uuid_setvar_multi takes everything up to the first blank for the UUID, whatever it
 // is made of. One with a blank needs uuid_setvar, which knows quotes and takes one
 // variable at a time.
-func setCommands(uuid string, o Outcome, cause string, defaults []string) []string {
+func setCommands(uuid string, o Outcome, cause string, more []variable) []string {
 	if !validCause(cause) {
 		cause = causeUnspecified
 	}
-	set := [][2]string{{"pbxmesh_result", string(o)}, {"pbxmesh_cause", cause}}
-	for _, name := range defaults {
-		set = append(set, [2]string{name, "true"})
-	}
+	set := append([]variable{{"pbxmesh_result", string(o)}, {"pbxmesh_cause", cause}}, more...)
 	switch {
 	case !validUUID(uuid):
 		return nil
@@ -76,7 +76,7 @@ func setCommands(uuid string, o Outcome, cause string, defaults []string) []stri
 			if i == 0 {
 				sep = ' '
 			}
-			cmd += string(sep) + v[0] + "=" + v[1]
+			cmd += string(sep) + v.name + "=" + v.value
 		}
 		return []string{cmd}
 	case strings.ContainsAny(uuid, `'\`) || strings.TrimSpace(uuid) != uuid:
@@ -84,10 +84,22 @@ func setCommands(uuid string, o Outcome, cause string, defaults []string) []stri
 	}
 	var cmds []string
 	for _, v := range set {
-		cmds = append(cmds, "uuid_setvar '"+uuid+"' "+v[0]+" "+v[1])
+		cmds = append(cmds, "uuid_setvar '"+uuid+"' "+strings.TrimSuffix(v.name+" "+v.value, " "))
 	}
 	return cmds
 }
+
+// guard has ${sofia_contact(...)} of a bridge string name no row of ours: of a profile
+// that is stopped or misspelt FreeSWITCH asks all profiles. It holds while the phones
+// ring. A transfer that happens meanwhile (a phone that redirects) ends it on the
+// switch itself, everything else by unguard.
+var guard = []variable{
+	{meshcontext.ExcludeVariable, meshcontext.Mark},
+	{"execute_on_blind_transfer_pbxmesh", "unset " + meshcontext.ExcludeVariable},
+}
+
+// unguard gives the dialplan the users of other nodes back.
+var unguard = []variable{{meshcontext.ExcludeVariable, ""}}
 
 // bridgeDefaults are read from the calling channel, a bridge string cannot set
 // them. Without continue_on_fail a busy callee ends the call where voicemail should
