@@ -216,6 +216,7 @@ func TestFusionPBXOnPostgres(t *testing.T) {
 		}
 	}
 	t.Run("shared", func(t *testing.T) { sharedDatabase(t, p) })
+	t.Run("host names", func(t *testing.T) { hostNames(t, p) })
 	t.Run("guard", func(t *testing.T) { foreignRows(t, p) })
 }
 
@@ -245,6 +246,54 @@ func sharedDatabase(t *testing.T, p *postgres) {
 	if after := p.dump(t, "shared"); after != before {
 		t.Errorf("after both\n%s", Diff("before", "after", []byte(before), []byte(after)))
 	}
+}
+
+// A node that was alone gets a host name when a second one joins its database, and
+// every script that cannot do what was meant says what to type.
+func hostNames(t *testing.T, p *postgres) {
+	p.mustRun(t, "postgres", "CREATE DATABASE named")
+	p.mustRun(t, "named", fmt.Sprintf(schema, "boolean"))
+	before := p.dump(t, "named")
+	alone, first, second := &FusionPBX{Settings: *buffalo()}, &FusionPBX{Settings: *buffalo(), Hostname: "pbx1"}, &FusionPBX{Settings: *buffalo(), Hostname: "pbx2"}
+	second.Mesh = netip.MustParseAddrPort("198.51.100.20:5090")
+	secondAlone := &FusionPBX{Settings: second.Settings}
+	profiles := func() string {
+		return strings.TrimSpace(p.mustRun(t, "named", "SELECT COALESCE(sip_profile_hostname, '-') FROM v_sip_profiles WHERE sip_profile_name = 'mesh' ORDER BY 1"))
+	}
+	refused := func(what string, script []byte, want ...string) {
+		t.Helper()
+		was := p.dump(t, "named")
+		_, err := p.run("named", string(script))
+		for _, w := range want {
+			if err == nil || !strings.Contains(err.Error(), w) {
+				t.Errorf("%s: %v, want %q", what, err, w)
+			}
+		}
+		if now := p.dump(t, "named"); now != was {
+			t.Errorf("%s: the refused script left\n%s", what, Diff("before", "after", []byte(was), []byte(now)))
+		}
+	}
+
+	p.mustRun(t, "named", string(alone.ApplySQL()))
+	refused("a second node beside one without a host name", second.ApplySQL(), "192.0.2.10", "on that node first", "--hostname")
+	p.mustRun(t, "named", string(first.ApplySQL()))
+	if got := profiles(); got != "pbx1" {
+		t.Fatalf("the first node is named: the profiles are %q", got)
+	}
+	p.mustRun(t, "named", string(second.ApplySQL()))
+	refused("a profile of every host beside two with a name", alone.ApplySQL(), "the host pbx1", "--hostname")
+
+	// The undo finds its own row by the address.
+	p.mustRun(t, "named", string(alone.UndoSQL()))
+	if got := profiles(); got != "pbx2" {
+		t.Errorf("the first node's undo without --hostname leaves %q", got)
+	}
+	refused("the undo once more", alone.UndoSQL(), "--hostname pbx2", "--undo")
+	p.mustRun(t, "named", string(secondAlone.UndoSQL()))
+	if after := p.dump(t, "named"); after != before {
+		t.Errorf("after both\n%s", Diff("before", "after", []byte(before), []byte(after)))
+	}
+	p.mustRun(t, "named", string(second.UndoSQL())) // nothing left is no error
 }
 
 // Somebody's own rows stop the script, and nothing was changed then.

@@ -88,14 +88,33 @@ func (f *FusionPBX) ApplySQL() []byte {
 	return []byte(b.String())
 }
 
-// UndoSQL returns a script for psql that removes what ApplySQL put in. What nodes
-// with the same database share goes with the last of them.
+// UndoSQL returns a script for psql that removes what ApplySQL put in for this node,
+// with whatever host name it was written. What nodes with the same database share goes
+// with the last of them. It stops when only other nodes have rows of ours, and says
+// what to type for them.
 func (f *FusionPBX) UndoSQL() []byte {
 	var b strings.Builder
 	f.head(&b, "remove the calls between nodes")
 	b.WriteString("BEGIN;\n\n")
-	fmt.Fprintf(&b, "DELETE FROM v_sip_profile_settings WHERE sip_profile_uuid = %s;\n", quote(f.profileID()))
-	fmt.Fprintf(&b, "DELETE FROM v_sip_profiles WHERE sip_profile_uuid = %s;\n", quote(f.profileID()))
+	fmt.Fprintf(&b, `DO $pbxmesh$
+DECLARE
+  own record;
+  hosts text;
+BEGIN
+  FOR own IN %s LOOP
+    IF own.id = %s OR own.address = %s THEN
+      DELETE FROM v_sip_profile_settings WHERE sip_profile_uuid = own.id;
+      DELETE FROM v_sip_profiles WHERE sip_profile_uuid = own.id;
+      RETURN;
+    END IF;
+    hosts := COALESCE(hosts || ', ', '') || CASE own.host WHEN '' THEN 'no --hostname (address ' || own.address || ')' ELSE '--hostname ' || own.host END;
+  END LOOP;
+  IF hosts IS NOT NULL THEN
+    RAISE EXCEPTION 'the profile %s was written with %%: run pbxmesh fsconf with --flavor fusionpbx --undo for each, on the node itself or with its configuration', hosts;
+  END IF;
+END
+$pbxmesh$;
+`, f.ownProfiles(), f.uuid(f.profileID()), quote(f.Mesh.Addr().String()), f.Profile)
 	b.WriteString("\n-- Another node of this database may still need these.\n")
 	unused := fmt.Sprintf("NOT EXISTS (SELECT FROM v_sip_profiles WHERE sip_profile_name = %s)", quote(f.Profile))
 	for _, t := range []struct{ table, key, id string }{
@@ -109,6 +128,22 @@ func (f *FusionPBX) UndoSQL() []byte {
 	b.WriteString("\nCOMMIT;\n")
 	return []byte(b.String())
 }
+
+// ownProfiles is a query for the mesh profiles that pbxmesh wrote, of all host names:
+// id, host ("" for none) and address, where the other nodes send calls. The row of this
+// configuration comes first.
+func (f *FusionPBX) ownProfiles() string {
+	return fmt.Sprintf(`
+    SELECT p.sip_profile_uuid AS id, COALESCE(p.sip_profile_hostname, '') AS host,
+      (SELECT s.sip_profile_setting_value FROM v_sip_profile_settings s WHERE s.sip_profile_uuid = p.sip_profile_uuid
+        AND s.sip_profile_setting_name IN ('ext-sip-ip', 'sip-ip') ORDER BY s.sip_profile_setting_name LIMIT 1) AS address
+    FROM v_sip_profiles p
+    WHERE p.sip_profile_name = %s AND (p.sip_profile_description = %s OR p.sip_profile_uuid = %s)
+    ORDER BY p.sip_profile_uuid <> %[3]s, host`, quote(f.Profile), quote(sqlNote), f.uuid(f.profileID()))
+}
+
+// uuid is an SQL expression of the columns' type, whatever schema they have.
+func (f *FusionPBX) uuid(id string) string { return "CAST(" + quote(id) + " AS uuid)" }
 
 func (f *FusionPBX) head(b *strings.Builder, what string) {
 	fmt.Fprintf(b, "-- pbxmesh fsconf: %s, for FusionPBX.\n--\n-- Run it with:  psql -v ON_ERROR_STOP=1 -d fusionpbx -f FILE\n-- Then, on the switch:\n", what)
@@ -141,28 +176,43 @@ func (f *FusionPBX) hostname() string {
 }
 
 // guard raises an error that names the row in the way. The host names overlap when
-// either is empty.
+// either is empty. A row of ours in the way is this node's when it has this node's
+// address, and is replaced: a node that was alone gets a host name when a second one
+// joins its database. Otherwise it says what to type.
 func (f *FusionPBX) guard(b *strings.Builder) {
-	overlap := ""
+	overlap, replace := "", "false"
 	if f.Hostname != "" {
 		overlap = fmt.Sprintf("\n      AND COALESCE(sip_profile_hostname, '') IN ('', %s)", quote(f.Hostname))
+		replace = "own.address = " + quote(f.Mesh.Addr().String())
 	}
 	fmt.Fprintf(b, `DO $pbxmesh$
+DECLARE
+  own record;
 BEGIN
-  IF EXISTS (SELECT FROM v_sip_profiles WHERE sip_profile_name = %s AND sip_profile_uuid <> %s%s) THEN
-    RAISE EXCEPTION 'there is another SIP profile of the name %s: delete it (Advanced, SIP Profiles), or name another one with freeswitch.mesh_profile';
+  FOR own IN %[1]s LOOP
+    IF own.id = %[2]s OR own.host NOT IN ('', %[3]s) AND %[3]s <> '' THEN
+      CONTINUE;
+    ELSIF %[4]s THEN
+      DELETE FROM v_sip_profile_settings WHERE sip_profile_uuid = own.id;
+      DELETE FROM v_sip_profiles WHERE sip_profile_uuid = own.id;
+    ELSIF own.host = '' THEN
+      RAISE EXCEPTION 'the profile %[5]s of the node at %% was written without --hostname and would be every switch''s: on that node first, run pbxmesh fsconf --flavor fusionpbx --hostname and its host name (fs_cli -x hostname), and run what it prints', own.address;
+    ELSE
+      RAISE EXCEPTION 'this database has the profile %[5]s of the host %%: run pbxmesh fsconf --flavor fusionpbx with --hostname and this switch''s host name (fs_cli -x hostname)', own.host;
+    END IF;
+  END LOOP;
+  IF EXISTS (SELECT FROM v_sip_profiles WHERE sip_profile_name = %[6]s AND sip_profile_uuid <> %[2]s%[7]s) THEN
+    RAISE EXCEPTION 'there is another SIP profile of the name %[5]s: delete it (Advanced, SIP Profiles), or name another one with freeswitch.mesh_profile';
   END IF;
-  IF EXISTS (SELECT FROM v_access_controls WHERE access_control_name = %s AND access_control_uuid <> %s) THEN
-    RAISE EXCEPTION 'there is another access control of the name %s: delete it (Advanced, Access Controls)';
+  IF EXISTS (SELECT FROM v_access_controls WHERE access_control_name = %[6]s AND access_control_uuid <> %[8]s) THEN
+    RAISE EXCEPTION 'there is another access control of the name %[5]s: delete it (Advanced, Access Controls)';
   END IF;
-  IF EXISTS (SELECT FROM v_dialplans WHERE dialplan_context = %s AND dialplan_uuid <> %s) THEN
-    RAISE EXCEPTION 'there is another dialplan in the context %s: delete it (Dialplan, Dialplan Manager)';
+  IF EXISTS (SELECT FROM v_dialplans WHERE dialplan_context = %[6]s AND dialplan_uuid <> %[9]s) THEN
+    RAISE EXCEPTION 'there is another dialplan in the context %[5]s: delete it (Dialplan, Dialplan Manager)';
   END IF;
 END
 $pbxmesh$;
-`, quote(f.Profile), quote(f.profileID()), overlap, f.Profile,
-		quote(f.Profile), quote(f.aclID()), f.Profile,
-		quote(f.Profile), quote(f.dialplanID()), f.Profile)
+`, f.ownProfiles(), f.uuid(f.profileID()), quote(f.Hostname), replace, f.Profile, quote(f.Profile), overlap, f.uuid(f.aclID()), f.uuid(f.dialplanID()))
 }
 
 func (f *FusionPBX) remove(b *strings.Builder) {

@@ -13,15 +13,35 @@ BEGIN;
 
 -- Rows of the same name that somebody else made are not touched.
 DO $pbxmesh$
+DECLARE
+  own record;
 BEGIN
-  IF EXISTS (SELECT FROM v_sip_profiles WHERE sip_profile_name = 'far' AND sip_profile_uuid <> 'ca49bc4c-138a-5827-be2e-930c27d517d2'
+  FOR own IN 
+    SELECT p.sip_profile_uuid AS id, COALESCE(p.sip_profile_hostname, '') AS host,
+      (SELECT s.sip_profile_setting_value FROM v_sip_profile_settings s WHERE s.sip_profile_uuid = p.sip_profile_uuid
+        AND s.sip_profile_setting_name IN ('ext-sip-ip', 'sip-ip') ORDER BY s.sip_profile_setting_name LIMIT 1) AS address
+    FROM v_sip_profiles p
+    WHERE p.sip_profile_name = 'far' AND (p.sip_profile_description = 'pbxmesh: calls between nodes. Written by pbxmesh fsconf.' OR p.sip_profile_uuid = CAST('ca49bc4c-138a-5827-be2e-930c27d517d2' AS uuid))
+    ORDER BY p.sip_profile_uuid <> CAST('ca49bc4c-138a-5827-be2e-930c27d517d2' AS uuid), host LOOP
+    IF own.id = CAST('ca49bc4c-138a-5827-be2e-930c27d517d2' AS uuid) OR own.host NOT IN ('', 'pbx-1.example.com') AND 'pbx-1.example.com' <> '' THEN
+      CONTINUE;
+    ELSIF own.address = '192.0.2.10' THEN
+      DELETE FROM v_sip_profile_settings WHERE sip_profile_uuid = own.id;
+      DELETE FROM v_sip_profiles WHERE sip_profile_uuid = own.id;
+    ELSIF own.host = '' THEN
+      RAISE EXCEPTION 'the profile far of the node at % was written without --hostname and would be every switch''s: on that node first, run pbxmesh fsconf --flavor fusionpbx --hostname and its host name (fs_cli -x hostname), and run what it prints', own.address;
+    ELSE
+      RAISE EXCEPTION 'this database has the profile far of the host %: run pbxmesh fsconf --flavor fusionpbx with --hostname and this switch''s host name (fs_cli -x hostname)', own.host;
+    END IF;
+  END LOOP;
+  IF EXISTS (SELECT FROM v_sip_profiles WHERE sip_profile_name = 'far' AND sip_profile_uuid <> CAST('ca49bc4c-138a-5827-be2e-930c27d517d2' AS uuid)
       AND COALESCE(sip_profile_hostname, '') IN ('', 'pbx-1.example.com')) THEN
     RAISE EXCEPTION 'there is another SIP profile of the name far: delete it (Advanced, SIP Profiles), or name another one with freeswitch.mesh_profile';
   END IF;
-  IF EXISTS (SELECT FROM v_access_controls WHERE access_control_name = 'far' AND access_control_uuid <> '41ec875a-9c65-5910-9c8c-7e00d92e73f0') THEN
+  IF EXISTS (SELECT FROM v_access_controls WHERE access_control_name = 'far' AND access_control_uuid <> CAST('41ec875a-9c65-5910-9c8c-7e00d92e73f0' AS uuid)) THEN
     RAISE EXCEPTION 'there is another access control of the name far: delete it (Advanced, Access Controls)';
   END IF;
-  IF EXISTS (SELECT FROM v_dialplans WHERE dialplan_context = 'far' AND dialplan_uuid <> 'd5fac4e1-3a8a-5edb-bbd8-32c4287422ce') THEN
+  IF EXISTS (SELECT FROM v_dialplans WHERE dialplan_context = 'far' AND dialplan_uuid <> CAST('d5fac4e1-3a8a-5edb-bbd8-32c4287422ce' AS uuid)) THEN
     RAISE EXCEPTION 'there is another dialplan in the context far: delete it (Dialplan, Dialplan Manager)';
   END IF;
 END

@@ -13,14 +13,34 @@ BEGIN;
 
 -- Rows of the same name that somebody else made are not touched.
 DO $pbxmesh$
+DECLARE
+  own record;
 BEGIN
-  IF EXISTS (SELECT FROM v_sip_profiles WHERE sip_profile_name = 'mesh' AND sip_profile_uuid <> 'f1a9e6c3-ac42-5fcf-b153-4981563e7a87') THEN
+  FOR own IN 
+    SELECT p.sip_profile_uuid AS id, COALESCE(p.sip_profile_hostname, '') AS host,
+      (SELECT s.sip_profile_setting_value FROM v_sip_profile_settings s WHERE s.sip_profile_uuid = p.sip_profile_uuid
+        AND s.sip_profile_setting_name IN ('ext-sip-ip', 'sip-ip') ORDER BY s.sip_profile_setting_name LIMIT 1) AS address
+    FROM v_sip_profiles p
+    WHERE p.sip_profile_name = 'mesh' AND (p.sip_profile_description = 'pbxmesh: calls between nodes. Written by pbxmesh fsconf.' OR p.sip_profile_uuid = CAST('f1a9e6c3-ac42-5fcf-b153-4981563e7a87' AS uuid))
+    ORDER BY p.sip_profile_uuid <> CAST('f1a9e6c3-ac42-5fcf-b153-4981563e7a87' AS uuid), host LOOP
+    IF own.id = CAST('f1a9e6c3-ac42-5fcf-b153-4981563e7a87' AS uuid) OR own.host NOT IN ('', '') AND '' <> '' THEN
+      CONTINUE;
+    ELSIF false THEN
+      DELETE FROM v_sip_profile_settings WHERE sip_profile_uuid = own.id;
+      DELETE FROM v_sip_profiles WHERE sip_profile_uuid = own.id;
+    ELSIF own.host = '' THEN
+      RAISE EXCEPTION 'the profile mesh of the node at % was written without --hostname and would be every switch''s: on that node first, run pbxmesh fsconf --flavor fusionpbx --hostname and its host name (fs_cli -x hostname), and run what it prints', own.address;
+    ELSE
+      RAISE EXCEPTION 'this database has the profile mesh of the host %: run pbxmesh fsconf --flavor fusionpbx with --hostname and this switch''s host name (fs_cli -x hostname)', own.host;
+    END IF;
+  END LOOP;
+  IF EXISTS (SELECT FROM v_sip_profiles WHERE sip_profile_name = 'mesh' AND sip_profile_uuid <> CAST('f1a9e6c3-ac42-5fcf-b153-4981563e7a87' AS uuid)) THEN
     RAISE EXCEPTION 'there is another SIP profile of the name mesh: delete it (Advanced, SIP Profiles), or name another one with freeswitch.mesh_profile';
   END IF;
-  IF EXISTS (SELECT FROM v_access_controls WHERE access_control_name = 'mesh' AND access_control_uuid <> '045b210c-d76c-5625-8b51-e5604dd226ba') THEN
+  IF EXISTS (SELECT FROM v_access_controls WHERE access_control_name = 'mesh' AND access_control_uuid <> CAST('045b210c-d76c-5625-8b51-e5604dd226ba' AS uuid)) THEN
     RAISE EXCEPTION 'there is another access control of the name mesh: delete it (Advanced, Access Controls)';
   END IF;
-  IF EXISTS (SELECT FROM v_dialplans WHERE dialplan_context = 'mesh' AND dialplan_uuid <> '4e813313-7338-54b6-ae1a-2da7e4a25947') THEN
+  IF EXISTS (SELECT FROM v_dialplans WHERE dialplan_context = 'mesh' AND dialplan_uuid <> CAST('4e813313-7338-54b6-ae1a-2da7e4a25947' AS uuid)) THEN
     RAISE EXCEPTION 'there is another dialplan in the context mesh: delete it (Dialplan, Dialplan Manager)';
   END IF;
 END
