@@ -33,12 +33,8 @@ const goesOn = `
 // stock is a dialplan that knows nothing of the mesh.
 const stock = `<context name="default"><extension name="stock"><condition>` + goesOn + `</condition></extension></context>`
 
-const meshContext = `<context name="mesh"><extension name="mesh-in">
-  <condition field="destination_number" expression="^([A-Za-z0-9._+-]+)$">
-    <action application="set" data="hangup_after_bridge=true"/>
-    <action application="bridge" data="{presence_id=$1@${sip_req_host},sip_invite_domain=${sip_req_host}}${sofia_contact(internal/$1@${sip_req_host})}"/>
-    <action application="hangup" data="${originate_disposition}"/>
-  </condition></extension></context>`
+// meshContext is the context that pbxmesh fsconf writes.
+var meshContext = writtenByFSConf(netip.MustParseAddrPort("127.0.0.1:5090")).Context
 
 // xmlCurl is a node with mod_xml_curl and nothing else of the mesh: no mesh context,
 // and nobody in its access list.

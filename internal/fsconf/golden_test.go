@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -59,7 +60,11 @@ func must(t *testing.T, text []byte, err error) []byte {
 
 func golden(t *testing.T, name string, got []byte) {
 	t.Helper()
-	path := filepath.Join("testdata", "golden", name)
+	goldenAt(t, filepath.Join("testdata", "golden", name), got)
+}
+
+func goldenAt(t *testing.T, path string, got []byte) {
+	t.Helper()
 	if *update {
 		if err := os.WriteFile(path, got, 0o644); err != nil {
 			t.Fatal(err)
@@ -104,6 +109,18 @@ func TestGolden(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The real switches of all tests take calls between nodes with what fsconf writes.
+func TestRealSwitchFixture(t *testing.T) {
+	t.Parallel()
+	s := buffalo()
+	fill := strings.NewReplacer(s.Mesh.Addr().String(), "{{.Host}}", strconv.Itoa(int(s.Mesh.Port())), "{{.MeshPort}}")
+	dir := filepath.Join("..", "..", "fixtures", "realswitch")
+	goldenAt(t, filepath.Join(dir, "mesh-profile.xml.tmpl"), []byte(fill.Replace(string(s.ProfileXML()))))
+	_, context, _ := strings.Cut(string(s.DialplanXML()), "<include>\n")
+	context, _, _ = strings.Cut(context, "</include>")
+	goldenAt(t, filepath.Join(dir, "mesh-context.xml"), []byte(context))
 }
 
 func wellFormed(t *testing.T, name string, text []byte) {
