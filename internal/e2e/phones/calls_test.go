@@ -19,13 +19,13 @@ var pairs = []struct{ caller, callee softphone.Kind }{
 // mesh.
 func TestPhonesNative(t *testing.T) {
 	t.Parallel()
-	playCalls(t, newMesh(t, 141, 2, false))
+	playCalls(t, newMesh(t, options{net: 141, nodes: 2}))
 }
 
 // TestPhonesSocket plays them with dialplans that ask the daemon.
 func TestPhonesSocket(t *testing.T) {
 	t.Parallel()
-	playCalls(t, newMesh(t, 142, 2, true))
+	playCalls(t, newMesh(t, options{net: 142, nodes: 2, hook: true}))
 }
 
 func playCalls(t *testing.T, m *mesh) {
@@ -147,13 +147,5 @@ func (s *story) held(by, other *softphone.Phone) {
 // over hangs up and waits for the end.
 func (s *story) over(p *softphone.Phone) {
 	s.t.Helper()
-	must(s.t, p.Hangup())
-	must(s.t, p.Wait(bounded(s.t), "the end of all calls", func(t softphone.Trace) bool {
-		for _, c := range t.Calls() {
-			if !c.Ended {
-				return false
-			}
-		}
-		return true
-	}))
+	must(s.t, p.HangupAll(bounded(s.t)))
 }

@@ -40,8 +40,9 @@ var towns = []string{"buffalo", "london", "singapore"}
 type mesh struct {
 	t     *testing.T
 	real  bool
-	net   byte // of the addresses 127.net.0.0
-	hook  bool // the dialplan asks the daemon; otherwise it dials as stock ones do
+	net   byte   // of the addresses 127.net.0.0
+	hook  bool   // the dialplan asks the daemon; otherwise it dials as stock ones do
+	plan  string // of a real switch, instead of the usual context "default"
 	store *memory.Store
 	lamps native.Exchange
 	nodes map[string]*node
@@ -63,9 +64,17 @@ func password(user string) string { return "secret-" + user }
 // realBinary returns the freeswitch binary of this run, "" for simulated switches.
 func realBinary() string { return os.Getenv(realswitch.EnvBinary) }
 
-// newMesh boots n nodes in the network 127.net.0.0 and returns when every daemon sees
-// every node up. It skips without the phones.
-func newMesh(t *testing.T, network byte, n int, hook bool) *mesh {
+// options of a mesh.
+type options struct {
+	net   byte
+	nodes int
+	hook  bool
+	plan  string
+}
+
+// newMesh boots the nodes and returns when every daemon sees every node up. It skips
+// without the phones.
+func newMesh(t *testing.T, o options) *mesh {
 	t.Helper()
 	for _, kind := range softphone.Kinds {
 		if err := softphone.Missing(kind); err != nil {
@@ -79,7 +88,7 @@ func newMesh(t *testing.T, network byte, n int, hook bool) *mesh {
 		t.Skip("SKIPPED, NOT TESTED: only root can give Linphone a name server")
 	}
 	m := &mesh{
-		t: t, real: realBinary() != "", net: network, hook: hook, store: memory.New(memory.Options{}), lamps: native.NewMemory(),
+		t: t, real: realBinary() != "", net: o.net, hook: o.hook, plan: o.plan, store: memory.New(memory.Options{}), lamps: native.NewMemory(),
 		nodes: map[string]*node{},
 	}
 	t.Cleanup(func() { _ = m.store.Close() })
@@ -88,7 +97,7 @@ func newMesh(t *testing.T, network byte, n int, hook bool) *mesh {
 		m.users = append(m.users, fixtures.User{Name: u, Domain: zone, Password: password(u)})
 	}
 	var boot sync.WaitGroup
-	for i, name := range towns[:n] {
+	for i, name := range towns[:o.nodes] {
 		m.nodes[name] = m.newNode(i, name)
 		boot.Go(func() {
 			if err := m.nodes[name].sw.Start(); err != nil {
@@ -100,7 +109,7 @@ func newMesh(t *testing.T, network byte, n int, hook bool) *mesh {
 	if t.Failed() {
 		t.FailNow()
 	}
-	for i, name := range towns[:n] {
+	for i, name := range towns[:o.nodes] {
 		m.startDaemon(i, m.nodes[name])
 	}
 	for _, seer := range m.nodes {
@@ -135,7 +144,11 @@ func (m *mesh) newNode(i int, name string) *node {
 		cfg.Routes = []fixtures.Route{{Prefix: "1", Bridge: "user/1$1@" + zone}}
 	}
 	if m.real {
-		n.sw, err = realswitch.New(cfg, realBinary(), realswitch.WithMesh(m.writtenByFSConf))
+		opts := []realswitch.Option{realswitch.WithMesh(m.writtenByFSConf)}
+		if m.plan != "" {
+			opts = append(opts, realswitch.WithDialplan(m.plan+m.writtenByFSConf(netip.AddrPort{}).Context))
+		}
+		n.sw, err = realswitch.New(cfg, realBinary(), opts...)
 	} else {
 		n.sw, err = simswitch.New(simswitch.Options{Config: cfg})
 	}

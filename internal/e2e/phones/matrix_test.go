@@ -1,0 +1,482 @@
+package phones_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"pbxmesh/fixtures/softphone"
+)
+
+// offers are the codec lists of the matrix's phones, the most liked first.
+var offers = []struct {
+	name   string
+	codecs []softphone.Codec
+}{
+	{"opus+g722+pcmu", []softphone.Codec{softphone.Opus, softphone.G722, softphone.PCMU}},
+	{"pcmu", []softphone.Codec{softphone.PCMU}},
+	{"pcma", []softphone.Codec{softphone.PCMA}},
+	{"g722+pcma", []softphone.Codec{softphone.G722, softphone.PCMA}},
+}
+
+// matrixPlan dials a phone as a stock dialplan does, and lets a call that fails end with
+// its cause, so that the caller's phone sees what became of it. Nobody rings for long.
+const matrixPlan = `<context name="default"><extension name="local"><condition field="destination_number" expression="^(1[0-9]{3})$">
+  <action application="set" data="hangup_after_bridge=true"/>
+  <action application="set" data="call_timeout=5"/>
+  <action application="bridge" data="user/$1@` + zone + `"/>
+</condition></extension></context>`
+
+// outcomes of a pair, in the order of the table.
+var outcomes = []string{"answer", "digits", "hold by caller", "hold by callee", "busy", "early media", "refuse", "no answer", "cancel"}
+
+// pair is two phones of the matrix: a column of cells.
+type pair struct {
+	caller, callee softphone.Kind
+	from, to       string
+	offer, accept  int
+}
+
+// alike are pairs that differ in their nodes only.
+func (p pair) alike() pair {
+	p.from, p.to = "", ""
+	return p
+}
+
+func (p pair) String() string {
+	return fmt.Sprintf("%s at %s (%s) calls %s at %s (%s)", p.caller, p.from, offers[p.offer].name, p.callee, p.to, offers[p.accept].name)
+}
+
+// TestScenarioMatrix calls between real phones on three real switches, across nodes and
+// on one, with all pairs of offers, through everything that a call can become. What
+// becomes of it across nodes must be what becomes of it on one.
+func TestScenarioMatrix(t *testing.T) {
+	if realBinary() == "" {
+		t.Skip("SKIPPED, NOT TESTED: simulated switches pass SDP through and have no codecs")
+	}
+	m := newMesh(t, options{net: 145, nodes: 3, plan: matrixPlan})
+	meter, err := softphone.NewMeter()
+	must(t, err)
+	t.Cleanup(meter.Close)
+	x := &matrix{t: t, m: m, meter: meter, phones: map[string]*softphone.Phone{}, busy: map[*softphone.Phone]bool{}, got: map[pair]map[string]string{}}
+	x.change = sync.NewCond(&x.mu)
+	for _, town := range towns {
+		for _, kind := range softphone.Kinds {
+			for i := range offers {
+				x.phones[key(kind, town, i)] = m.phone(t, town, softphone.Config{Kind: kind, Codecs: offers[i].codecs, MaxCalls: 1, Expires: 10 * time.Minute})
+			}
+		}
+	}
+	for k, p := range x.phones {
+		town, _, _ := strings.Cut(k, " ")
+		m.isAt(t, p, town)
+	}
+	began := time.Now()
+	x.run(x.pairs())
+	// What differs is tried again: a phone or a switch that had no processor for a second
+	// is no difference.
+	if again := x.differing(); len(again) > 0 {
+		for _, p := range again {
+			t.Logf("again: %s: %v", p, x.got[p])
+		}
+		x.run(again)
+	}
+	x.judge()
+	t.Logf("%d pairs in %s\n%s", len(x.got), time.Since(began).Round(time.Second), x.table())
+}
+
+func key(kind softphone.Kind, town string, offer int) string {
+	return fmt.Sprint(town, " ", kind, " ", offer)
+}
+
+// matrix is the phones and what became of their calls.
+type matrix struct {
+	t      *testing.T
+	m      *mesh
+	meter  *softphone.Meter
+	phones map[string]*softphone.Phone
+
+	mu     sync.Mutex
+	change *sync.Cond
+	busy   map[*softphone.Phone]bool
+	got    map[pair]map[string]string
+}
+
+// pairs are all of them: each node to each, also to itself, each kind to the other one.
+// PBXMESH_MATRIX names a part of a pair's name to run only those, and their references.
+func (x *matrix) pairs() []pair {
+	var out []pair
+	part := os.Getenv("PBXMESH_MATRIX")
+	for offer := range offers {
+		for accept := range offers {
+			for i, from := range towns {
+				for j, to := range towns {
+					for _, k := range pairs {
+						p := pair{k.caller, k.callee, from, to, offer, accept}
+						// One node is enough for what happens on one.
+						if i == j && i > 0 || part != "" && i != j && !strings.Contains(p.String(), part) {
+							continue
+						}
+						out = append(out, p)
+					}
+				}
+			}
+		}
+	}
+	return out
+}
+
+// run plays pairs, as many at once as there are phones for.
+func (x *matrix) run(todo []pair) {
+	todo = slices.Clone(todo)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for len(todo) > 0 {
+		i := slices.IndexFunc(todo, func(p pair) bool {
+			return !x.busy[x.phones[key(p.caller, p.from, p.offer)]] && !x.busy[x.phones[key(p.callee, p.to, p.accept)]]
+		})
+		if i < 0 {
+			x.change.Wait()
+			continue
+		}
+		p := todo[i]
+		todo = slices.Delete(todo, i, i+1)
+		caller, callee := x.phones[key(p.caller, p.from, p.offer)], x.phones[key(p.callee, p.to, p.accept)]
+		x.busy[caller], x.busy[callee] = true, true
+		wg.Go(func() {
+			got := (&talk{x: x, caller: caller, callee: callee, got: map[string]string{}}).play()
+			x.mu.Lock()
+			defer x.mu.Unlock()
+			x.got[p] = got
+			delete(x.busy, caller)
+			delete(x.busy, callee)
+			x.change.Broadcast()
+		})
+	}
+}
+
+// reference is what became of the same calls on one node.
+func (x *matrix) reference(p pair) map[string]string {
+	p.from, p.to = towns[0], towns[0]
+	return x.got[p]
+}
+
+// differing are the pairs with a cell that is not as on one node, and references that
+// failed.
+func (x *matrix) differing() []pair {
+	var out []pair
+	for p, got := range x.got {
+		for _, o := range outcomes {
+			if got[o] != x.reference(p)[o] || strings.Contains(got[o], "FAILED") {
+				out = append(out, p)
+				break
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b pair) int { return strings.Compare(a.String(), b.String()) })
+	return out
+}
+
+func (x *matrix) judge() {
+	for _, p := range x.differing() {
+		for _, o := range outcomes {
+			got, want := x.got[p][o], x.reference(p)[o]
+			switch {
+			case got != want:
+				x.t.Errorf("%s: %s: %s, on one node %s", p, o, got, want)
+			case strings.Contains(got, "FAILED"):
+				x.t.Errorf("%s: %s: %s, also on one node", p, o, got)
+			}
+		}
+	}
+}
+
+// table shows per offer and outcome what happens on one node, and in how many of the
+// pairs across nodes it is the same.
+func (x *matrix) table() string {
+	var out strings.Builder
+	for _, k := range pairs {
+		for offer := range offers {
+			for accept := range offers {
+				fmt.Fprintf(&out, "%s %s -> %s %s\n", k.caller, offers[offer].name, k.callee, offers[accept].name)
+				ref := x.reference(pair{caller: k.caller, callee: k.callee, offer: offer, accept: accept})
+				for _, o := range outcomes {
+					same, all := 0, 0
+					for p, got := range x.got {
+						if p.alike() == (pair{caller: k.caller, callee: k.callee, offer: offer, accept: accept}) && p.from != p.to {
+							all++
+							if got[o] == ref[o] {
+								same++
+							}
+						}
+					}
+					fmt.Fprintf(&out, "   %-15s %d of %d as on one node: %s\n", o, same, all, ref[o])
+				}
+			}
+		}
+	}
+	return out.String()
+}
+
+// talk is the calls of one pair.
+type talk struct {
+	x              *matrix
+	caller, callee *softphone.Phone
+	got            map[string]string
+	rung           int
+}
+
+// step bounds one thing that a phone is waited for.
+const step = 20 * time.Second
+
+func (k *talk) play() map[string]string {
+	for _, part := range []struct {
+		run   func(context.Context) error
+		names []string
+	}{
+		{k.answered, outcomes[:5]},
+		{k.early, outcomes[5:6]},
+		{k.refused, outcomes[6:7]},
+		{k.unanswered, outcomes[7:8]},
+		{k.cancelled, outcomes[8:9]},
+	} {
+		ctx, cancel := context.WithTimeout(k.x.t.Context(), 3*step)
+		k.caller.Forget()
+		k.callee.Forget()
+		k.rung = 0
+		err := part.run(ctx)
+		for _, o := range part.names {
+			if err != nil && k.got[o] == "" {
+				k.got[o] = "FAILED: " + err.Error()
+			}
+		}
+		cancel()
+		ctx, cancel = context.WithTimeout(k.x.t.Context(), step)
+		for _, p := range []*softphone.Phone{k.caller, k.callee} {
+			if err := p.HangupAll(ctx); err != nil {
+				k.got[part.names[0]] += " FAILED to end: " + err.Error()
+			}
+		}
+		cancel()
+	}
+	return k.got
+}
+
+// ring dials and returns when the callee rings, once.
+func (k *talk) ring(ctx context.Context) error {
+	if err := k.caller.Call(k.callee.User()); err != nil {
+		return err
+	}
+	k.rung++
+	ctx, cancel := context.WithTimeout(ctx, step)
+	defer cancel()
+	if _, err := k.callee.WaitRinging(ctx, k.rung); err != nil {
+		calls := k.caller.Trace().Calls()
+		return fmt.Errorf("%w; the caller sees %+v", err, calls[max(0, len(calls)-1):])
+	}
+	return nil
+}
+
+// talking waits until both phones hear the other one.
+func (k *talk) talking(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, step)
+	defer cancel()
+	for _, p := range []*softphone.Phone{k.caller, k.callee} {
+		if err := k.x.meter.WaitHeard(ctx, p, 10); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// answered is a call with digits, hold and a second caller's attempt.
+func (k *talk) answered(ctx context.Context) error {
+	if err := k.ring(ctx); err != nil {
+		return err
+	}
+	early := len(k.caller.Trace().Calls()) > 0 && k.caller.Trace().Calls()[0].Early
+	if err := k.callee.Answer(); err != nil {
+		return err
+	}
+	call, err := k.caller.WaitAnswered(ctx)
+	if err != nil {
+		return err
+	}
+	if err := k.talking(ctx); err != nil {
+		return err
+	}
+	k.got["answer"] = fmt.Sprintf("%d, early %v, both heard, rang %d", call.Status, early, len(k.callee.Trace().Calls()))
+	if err := k.digits(ctx); err != nil {
+		k.got["digits"] = "FAILED: " + err.Error()
+	}
+	for _, h := range []struct {
+		name string
+		by   *softphone.Phone
+	}{{"hold by caller", k.caller}, {"hold by callee", k.callee}} {
+		if err := k.held(ctx, h.by, h.name); err != nil {
+			k.got[h.name] = "FAILED: " + err.Error()
+		}
+	}
+	return k.taken(ctx)
+}
+
+func (k *talk) digits(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, step)
+	defer cancel()
+	for _, way := range []struct {
+		from, to *softphone.Phone
+		digits   string
+	}{{k.caller, k.callee, "12#"}, {k.callee, k.caller, "*90"}} {
+		if err := way.from.Digits(ctx, way.digits); err != nil {
+			return err
+		}
+		short, cancel := context.WithTimeout(ctx, step/4)
+		err := way.to.WaitDigits(short, way.digits)
+		cancel()
+		if err != nil {
+			return err
+		}
+	}
+	k.got["digits"] = k.callee.Received() + " " + k.caller.Received()
+	return nil
+}
+
+func (k *talk) held(ctx context.Context, by *softphone.Phone, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, step)
+	defer cancel()
+	if err := by.Hold(true); err != nil {
+		return err
+	}
+	call, err := by.WaitCall(ctx, "its hold", func(c softphone.Call) bool {
+		return c.Mine != "sendrecv" && c.Theirs != "sendrecv" || c.Ended
+	})
+	if err != nil {
+		return err
+	}
+	if err := by.Hold(false); err != nil {
+		return err
+	}
+	_, err = by.WaitCall(ctx, "the end of its hold", func(c softphone.Call) bool {
+		return c.Mine == "sendrecv" && c.Theirs == "sendrecv" || c.Ended
+	})
+	if err != nil {
+		return err
+	}
+	if err := k.talking(ctx); err != nil {
+		return err
+	}
+	k.got[name] = call.Mine + " answered " + call.Theirs + ", both heard afterwards"
+	return nil
+}
+
+// taken calls a second time, while the callee talks and takes one call only.
+func (k *talk) taken(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, step)
+	defer cancel()
+	if err := k.caller.Call(k.callee.User()); err != nil {
+		return err
+	}
+	err := k.caller.Wait(ctx, "the end of the second call", func(t softphone.Trace) bool {
+		calls := t.Calls()
+		return len(calls) == 2 && calls[1].Ended
+	})
+	if err != nil {
+		return err
+	}
+	k.got["busy"] = ended(k.caller.Trace().Calls()[1])
+	return nil
+}
+
+// ended tells how a call ended that was not answered.
+func ended(c softphone.Call) string {
+	if c.Answered {
+		return "FAILED: it was answered"
+	}
+	return strings.TrimSpace(fmt.Sprint(c.Status, " ", c.Reason))
+}
+
+func (k *talk) early(ctx context.Context) error {
+	if err := k.callee.EarlyMedia(true); err != nil {
+		return err
+	}
+	defer func() { _ = k.callee.EarlyMedia(false) }()
+	if err := k.ring(ctx); err != nil {
+		return err
+	}
+	short, cancel := context.WithTimeout(ctx, step/4)
+	defer cancel()
+	if _, err := k.caller.WaitCall(short, "early media", func(c softphone.Call) bool { return c.Early || c.Ended }); err != nil {
+		return err
+	}
+	if err := k.x.meter.WaitHeard(short, k.caller, 10); err != nil {
+		return err
+	}
+	if err := k.callee.Answer(); err != nil {
+		return err
+	}
+	call, err := k.caller.WaitAnswered(ctx)
+	if err != nil {
+		return err
+	}
+	if err := k.talking(ctx); err != nil {
+		return err
+	}
+	k.got["early media"] = fmt.Sprintf("heard before the answer, %d, both heard", call.Status)
+	return k.caller.HangupAll(ctx)
+}
+
+func (k *talk) refused(ctx context.Context) error {
+	if err := k.ring(ctx); err != nil {
+		return err
+	}
+	if err := k.callee.Hangup(); err != nil {
+		return err
+	}
+	call, err := k.caller.WaitEnded(ctx)
+	k.set("refuse", call, err)
+	return err
+}
+
+func (k *talk) unanswered(ctx context.Context) error {
+	if err := k.ring(ctx); err != nil {
+		return err
+	}
+	call, err := k.caller.WaitEnded(ctx)
+	if err != nil {
+		return err
+	}
+	k.set("no answer", call, err)
+	there, err := k.callee.WaitEnded(ctx)
+	k.got["no answer"] += fmt.Sprint(", callee ", there.Status)
+	return err
+}
+
+func (k *talk) cancelled(ctx context.Context) error {
+	if err := k.ring(ctx); err != nil {
+		return err
+	}
+	if err := k.caller.HangupAll(ctx); err != nil {
+		return err
+	}
+	call, err := k.caller.WaitEnded(ctx)
+	if err != nil {
+		return err
+	}
+	k.set("cancel", call, err)
+	there, err := k.callee.WaitEnded(ctx)
+	k.got["cancel"] += fmt.Sprint(", callee ", there.Status)
+	return err
+}
+
+func (k *talk) set(outcome string, c softphone.Call, err error) {
+	if err == nil {
+		k.got[outcome] = ended(c)
+	}
+}
