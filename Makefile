@@ -12,7 +12,7 @@ GOLANGCI_VERSION := v2.15.0
 GOLANGCI         := bin/golangci-lint-$(GOLANGCI_VERSION)
 
 .DEFAULT_GOAL := build
-.PHONY: help build demo test race lint fuzz bench bench-registry bench-hooks bench-redirect bench-dns bench-dns-garbage sim-latency bench-failover soak-failover bench-drain tidy test-freeswitch test-fusionpbx clean
+.PHONY: help build demo test race lint fuzz bench bench-registry bench-hooks bench-redirect bench-dns bench-dns-garbage sim-latency bench-failover bench-phones soak-failover bench-drain tidy test-freeswitch test-fusionpbx clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +76,10 @@ soak-failover: ## A flapping node and one that loses 30 % of its packets, for DU
 bench-drain: ## Drain a simulated node: PHONES=1000 CALLS=50 PACE=100; registrations by second, calls cut, time
 	PBXMESH_BENCH_DRAIN='$(or $(PHONES),1000) $(or $(CALLS),50) $(or $(PACE),100)' $(GO) test -count=1 -v -timeout 60m -run '^TestBenchDrain$$' ./internal/e2e
 
+bench-phones: ## Seconds until real phones are back by name: FREESWITCH=, ROUNDS= INTERVALS='30s 60s 120s'; as root
+	PBXMESH_BENCH_PHONES='$(or $(ROUNDS),5)' PBXMESH_BENCH_INTERVALS='$(or $(INTERVALS),30s 60s 120s)' PBXMESH_FREESWITCH='$(or $(FREESWITCH),$(PBXMESH_FREESWITCH))' \
+	  $(GO) test -count=1 -v -timeout 3h -run '^TestBenchPhones$$' ./internal/e2e/byname
+
 tidy: ## Bring go.mod, go.sum and the format in order
 	$(GO) mod tidy
 	$(GO) fmt ./...
@@ -86,7 +90,7 @@ test-freeswitch: ## Run the scenarios on real switches: FREESWITCH=/path/to/free
 	@if [ ! -x '$(FREESWITCH)' ]; then \
 	  echo '$(FREESWITCH) is no program that can be run' >&2; exit 2; fi
 	PBXMESH_FREESWITCH='$(FREESWITCH)' $(GO) test -count=1 -p 1 -parallel 1 -timeout 20m -v -run 'Scenario' \
-	  ./fixtures/realswitch ./registry/feed ./router/native ./internal/fsconf ./internal/doctor ./internal/e2e ./internal/e2e/phones
+	  ./fixtures/realswitch ./registry/feed ./router/native ./internal/fsconf ./internal/doctor ./internal/e2e ./internal/e2e/phones ./internal/e2e/byname
 
 # In a network namespace: two switches with the ports that FusionPBX gives them. What is to
 # be downloaded is fetched before.
