@@ -79,7 +79,7 @@ func newMesh(t *testing.T) *mesh {
 	m := &mesh{t: t, store: memory.New(memory.Options{}), lamps: native.NewMemory(), nodes: map[string]*node{}}
 	t.Cleanup(func() { _ = m.store.Close() })
 	var users []fixtures.User
-	for i := range 100 {
+	for i := range 1000 {
 		users = append(users, fixtures.User{Name: fmt.Sprint(1000 + i), Domain: zone, Password: password(fmt.Sprint(1000 + i))})
 	}
 	peers := func() (all []netip.Addr) {
