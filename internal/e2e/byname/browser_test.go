@@ -239,10 +239,8 @@ func browserDigits(m *mesh, near, far *browser.Phone) {
 		if err := way.from.Dial(m.ctx(), way.digits); err != nil {
 			m.t.Fatal(err)
 		}
-		for _, d := range way.digits {
-			if _, err := way.to.WaitDigit(m.ctx(), string(d)); err != nil {
-				m.t.Errorf("%s: %v", way.what, err)
-			}
+		if err := way.to.WaitDigits(m.ctx(), way.digits); err != nil {
+			m.t.Fatalf("%s: %v", way.what, err)
 		}
 	}
 	m.end(out, in)

@@ -32,7 +32,7 @@ const (
 
 	// soon bounds everything that happens by itself. It is generous because a browser and
 	// three switches share two cores; what is measured is printed.
-	soon = 40 * time.Second
+	soon = 90 * time.Second
 
 	// wssPort is the same on all nodes: a browser goes by the address record, which names
 	// no port.
