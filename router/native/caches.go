@@ -122,7 +122,7 @@ func NewCaches(opts CachesOptions) *Caches {
 func (c *Caches) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { c.teller.publish(ctx) })
-	wg.Go(func() { c.teller.follow(ctx, c.hear) })
+	wg.Go(func() { c.teller.follow(ctx, c.hear, nil) })
 	wg.Go(func() { c.tick(ctx) })
 	c.link.run(ctx, c.onEvent, c.linkState, c.session)
 	wg.Wait()
@@ -162,7 +162,7 @@ func (c *Caches) onEvent(e *esl.Event) {
 		return
 	}
 	c.until[key] = time.Now().Add(cacheTTL)
-	c.teller.tell(key, noUser, c.core, nil)
+	c.teller.tell(State{Key: key, AOR: noUser, Epoch: c.core})
 }
 
 // deletedKey reads "delete directory:1002@a.test" and "flush". With files, FusionPBX's
