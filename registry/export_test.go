@@ -1,6 +1,10 @@
 package registry
 
-import "unsafe"
+import (
+	"unsafe"
+
+	"pbxmesh"
+)
 
 // Mutations are bugs that tests seed to prove that they would be found.
 const (
@@ -23,4 +27,12 @@ func shardSize() uintptr { return unsafe.Sizeof(shard{}) }
 func hotBytes() uintptr {
 	var e entry
 	return unsafe.Offsetof(e.reg) + unsafe.Offsetof(e.reg.Contact)
+}
+
+// Show gives to what from holds of its local node, as a store would.
+func Show(to, from *Replica) {
+	from.WalkNode(from.Local(), func(reg *pbxmesh.Registration) bool {
+		to.putLocal(reg)
+		return true
+	})
 }

@@ -19,9 +19,14 @@ func (a *App) buildBindings() error {
 	if err != nil {
 		return fmt.Errorf("freeswitch.event_socket.password_file: %w", err)
 	}
+	profile := ""
+	if a.cfg.Router.Native.Enabled {
+		profile = sw.MeshProfile
+	}
 	a.bindings = bindings.New(bindings.Options{
-		ESL:   esl.Config{Address: string(sw.EventSocket.Address), Password: password},
-		Local: a.nodeID(), Directory: a.replica, Nodes: a.tracker, Sink: a.writer, Logger: a.log, Now: a.now,
+		Profile: profile,
+		ESL:     esl.Config{Address: string(sw.EventSocket.Address), Password: password},
+		Local:   a.nodeID(), Directory: a.replica, Nodes: a.tracker, Sink: a.writer, Logger: a.log, Now: a.now,
 		Restored: a.feed.Refresh,
 		Settled: func(aor pbxmesh.AOR) {
 			if a.native.rows != nil {

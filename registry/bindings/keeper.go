@@ -57,6 +57,11 @@ type Options struct {
 	Nodes     Nodes
 	Sink      Sink
 
+	// Profile is the mesh profile where the native hook writes rows: a row of ours goes
+	// when the one that leads to the phone's new node is there. "" when nothing writes
+	// any.
+	Profile string
+
 	// Settled hears that what Taken says of an address may have changed. It must not
 	// block.
 	Settled func(pbxmesh.AOR)
@@ -102,9 +107,24 @@ type Keeper struct {
 type user struct {
 	aside []*kept
 
-	// settled are local registrations that a newer one stands in for and that need
-	// nothing more: taken out and not yet gone from the registry, or left alone.
-	settled map[string]pbxmesh.Stamp // by Call-ID
+	// leaving are local registrations that a newer one stands in for, by Call-ID.
+	leaving map[string]*leaving
+}
+
+// leaving is a registration on its way out of the switch. The switch writes a row that it
+// is told of 0.2 s later (mod_sofia collects statements for 39 times 5 ms), and takes one
+// out at once. So the other nodes go on sending calls here for a while, and what is on its
+// way arrives later still: our row stays until they have done so, and leaves in the moment
+// in which the row to the new node is there.
+//
+//	heard --rowsAfter--> told --row to the new node is there, or outAfter--> done
+type leaving struct {
+	since pbxmesh.Stamp
+	heard time.Time
+	told  bool // the native hook may write its row
+	done  bool // taken out and not yet gone from the registry, or left alone
+	row   row
+	err   error // errNoRow: there is nothing to put aside
 }
 
 // kept is a registration that was taken out, and how to write it back.
@@ -187,14 +207,14 @@ func (k *Keeper) NodesChanged() {
 	}
 }
 
-// Taken reports whether a local registration that another one stands in for is out of the
-// switch, or will not be taken out. Until then whoever tells the switch of the other one
-// waits, so that the phone is never in its table twice.
+// Taken reports whether a local registration that another one stands in for is about to
+// leave the switch, or will not be taken out. Until then whoever tells the switch of the
+// other one waits, so that the phone is never in its table twice.
 func (k *Keeper) Taken(r *pbxmesh.Registration) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	u := k.state[r.AOR]
-	return !k.connected || u != nil && u.isSettled(r)
+	return !k.connected || u != nil && u.of(r) != nil && u.of(r).told
 }
 
 // Stats returns the present figures.
@@ -222,10 +242,10 @@ func (k *Keeper) update(aor pbxmesh.AOR, f func(*user)) {
 	defer k.mu.Unlock()
 	u := k.state[aor]
 	if u == nil {
-		u = &user{settled: map[string]pbxmesh.Stamp{}}
+		u = &user{leaving: map[string]*leaving{}}
 	}
 	f(u)
-	if len(u.aside)+len(u.settled) > 0 {
+	if len(u.aside)+len(u.leaving) > 0 {
 		k.state[aor] = u
 	} else {
 		delete(k.state, aor)
@@ -233,7 +253,10 @@ func (k *Keeper) update(aor pbxmesh.AOR, f func(*user)) {
 	k.users.Store(int64(len(k.state)))
 }
 
-func (u *user) isSettled(r *pbxmesh.Registration) bool {
-	s, ok := u.settled[r.CallID]
-	return ok && s == r.Since
+// of returns what is known of r on its way out, nil when it is not.
+func (u *user) of(r *pbxmesh.Registration) *leaving {
+	if l := u.leaving[r.CallID]; l != nil && l.since == r.Since {
+		return l
+	}
+	return nil
 }

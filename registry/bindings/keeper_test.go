@@ -1,6 +1,7 @@
 package bindings
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,6 +30,8 @@ type mesh struct {
 	event   map[string]string
 	rows    bool // the switch lists the row
 	fails   error
+	profile string // of the native hook
+	meshRow string // what sofia_contact finds there
 	settled int
 	put     []pbxmesh.Registration
 	back    []pbxmesh.Registration
@@ -68,7 +71,7 @@ func play(t *testing.T, f func(*mesh), change ...func(*mesh)) {
 			c(m)
 		}
 		m.keeper = New(Options{
-			Local: "london", Directory: m, Nodes: m, Sink: m,
+			Local: "london", Directory: m, Nodes: m, Sink: m, Profile: m.profile,
 			Settled: func(pbxmesh.AOR) { m.mu.Lock(); m.settled++; m.mu.Unlock() },
 			Dial: func(_ context.Context, cfg esl.Config) (Conn, error) {
 				m.mu.Lock()
@@ -136,6 +139,8 @@ func (c *conn) API(_ context.Context, command string) (string, error) {
 			list += row("7f3a-london", "1001@PBX.test", switchContact)
 		}
 		return "<profile>\n<registrations>\n" + list + "</registrations>\n</profile>\n", nil
+	case strings.HasPrefix(command, "sofia_contact"):
+		return cmp.Or(c.m.meshRow, "error/user_not_registered"), nil
 	case strings.Contains(command, "flush_inbound_reg"):
 		return "+OK flushing all registrations matching specified call_id\n", nil
 	}
@@ -176,7 +181,9 @@ func (m *mesh) node(id pbxmesh.NodeID, s pbxmesh.NodeState) []string {
 	return m.did()
 }
 
+// did returns what the switch was told until every step has been taken.
 func (m *mesh) did() []string {
+	time.Sleep(outAfter)
 	synctest.Wait()
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -203,7 +210,7 @@ func TestPhoneMovedIsTakenOut(t *testing.T) {
 	play(t, func(m *mesh) {
 		here, there := reg("london", 0), reg("buffalo", 1)
 		m.want("registered here", m.now(here))
-		if m.keeper.Taken(here) {
+		if m.keeper.Taken(here) || m.settled != 0 {
 			t.Error("taken before it has moved")
 		}
 		m.want("moved", m.now(here, there), reads, flushes)
@@ -225,6 +232,48 @@ func TestPhoneMovedIsTakenOut(t *testing.T) {
 	})
 }
 
+// TestRowsGoHandInHand holds the order in which the switch hears of a phone that moved: our
+// row stays while other nodes still call it, and leaves when the row to the new node is there.
+func TestRowsGoHandInHand(t *testing.T) {
+	t.Parallel()
+	const asks = "sofia_contact mesh/1001@pbx.test"
+	play(t, func(m *mesh) {
+		here, there := reg("london", 0), reg("buffalo", 1)
+		m.mu.Lock()
+		m.regs, m.sent = []*pbxmesh.Registration{here, there}, nil
+		m.mu.Unlock()
+		m.keeper.Changed(aor)
+		time.Sleep(rowsAfter - time.Millisecond)
+		synctest.Wait()
+		if len(m.sent) != 0 || m.keeper.Taken(here) {
+			t.Errorf("too early: %q, taken %v", m.sent, m.keeper.Taken(here))
+		}
+		time.Sleep(2 * time.Millisecond)
+		synctest.Wait()
+		if !slices.Equal(m.sent, []string{reads}) || !m.keeper.Taken(here) || m.settled != 1 {
+			t.Errorf("the native hook may write now: %q, taken %v, told %d times", m.sent, m.keeper.Taken(here), m.settled)
+		}
+		time.Sleep(10 * pollEvery)
+		synctest.Wait()
+		if slices.Contains(m.sent, flushes) || !slices.Contains(m.sent, asks) {
+			t.Errorf("the other row is not there yet: %q", m.sent)
+		}
+		m.mu.Lock()
+		m.meshRow = "sofia/mesh/sip:1001@pbx.test;fs_path=sip:192.0.2.1:5090"
+		m.mu.Unlock()
+		time.Sleep(pollEvery)
+		synctest.Wait()
+		if m.sent[len(m.sent)-1] != flushes {
+			t.Errorf("the other row is there: %q", m.sent)
+		}
+	}, func(m *mesh) { m.profile = "mesh" })
+	play(t, func(m *mesh) {
+		if got := m.now(reg("london", 0), reg("buffalo", 1)); got[len(got)-1] != flushes {
+			t.Errorf("no row comes: %q", got)
+		}
+	}, func(m *mesh) { m.profile = "mesh" })
+}
+
 func TestPutBackWhenTheOtherNodeDies(t *testing.T) {
 	t.Parallel()
 	play(t, func(m *mesh) {
@@ -240,7 +289,7 @@ func TestPutBackWhenTheOtherNodeDies(t *testing.T) {
 			"orig-event-subclass": "sofia::register", "orig-profile-name": "internal", "orig-from-user": "1001", "orig-from-host": "PBX.test",
 			"orig-contact": switchContact, "orig-call-id": "7f3a-london", "orig-user-agent": "Desk 5.1", "orig-network-ip": "203.0.113.9",
 			"orig-network-port": "5060", "orig-username": "1001", "orig-realm": "pbx.test", "orig-mwi-account": "100@pbx.test",
-			"orig-expires": "510", "orig-FreeSWITCH-Hostname": "lon1", "orig-FreeSWITCH-IPv4": "192.0.2.2",
+			"orig-expires": "507", "orig-FreeSWITCH-Hostname": "lon1", "orig-FreeSWITCH-IPv4": "192.0.2.2",
 		} {
 			if got := m.event[name]; got != want {
 				t.Errorf("%s: %q, want %q", name, got, want)
@@ -327,7 +376,10 @@ func TestConnectionLost(t *testing.T) {
 		m.mu.Lock()
 		m.fails = errors.New("broken")
 		m.mu.Unlock()
-		m.want("the switch does not answer", m.now(here, there), reads)
+		m.regs = []*pbxmesh.Registration{here, there}
+		m.keeper.Changed(aor)
+		time.Sleep(rowsAfter)
+		synctest.Wait()
 		if !m.keeper.Taken(here) || m.settled == 0 {
 			t.Error("rows wait for a switch that is not there")
 		}

@@ -15,9 +15,17 @@ import (
 )
 
 const (
-	// commandTime bounds one command: whoever waits for Taken gives calls to a phone no
-	// second row meanwhile.
-	commandTime = time.Second
+	// rowsAfter is how long other nodes' calls may be on their way here after their
+	// switches know better, outAfter when our row leaves at the latest.
+	rowsAfter = 80 * time.Millisecond
+	outAfter  = 600 * time.Millisecond
+
+	// pollEvery is the time between two looks whether the native hook's row is there.
+	// With more than pollMost phones on their way out each leaves after outAfter.
+	pollEvery = 10 * time.Millisecond
+	pollMost  = 50
+
+	commandTime = time.Second // bounds one command
 
 	// lookEvery is the time between two looks at everything, for what no change tells: a
 	// registration that ran out.
@@ -44,6 +52,7 @@ type session struct {
 	*Keeper
 	conn     Conn
 	self     identity
+	waiting  map[pbxmesh.AOR]time.Time // when to look again
 	domains  map[string]struct{}
 	domainsT time.Time
 }
@@ -104,7 +113,7 @@ func (k *Keeper) once(ctx context.Context) error {
 	if err := conn.Subscribe(ctx, nil, []string{"sofia::unregister"}); err != nil {
 		return fmt.Errorf("subscribe: %w", err)
 	}
-	s := &session{Keeper: k, conn: conn}
+	s := &session{Keeper: k, conn: conn, waiting: map[pbxmesh.AOR]time.Time{}}
 	for command, to := range map[string]*string{"global_getvar local_ip_v4": &s.self.address, "hostname": &s.self.hostname} {
 		reply, err := conn.API(ctx, command)
 		var refused *esl.ReplyError
@@ -122,6 +131,8 @@ func (k *Keeper) once(ctx context.Context) error {
 func (s *session) work(ctx context.Context) error {
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
+	again := time.NewTimer(0)
+	defer again.Stop()
 	for {
 		for _, aor := range s.due() {
 			if err := s.look(ctx, aor); err != nil {
@@ -129,9 +140,11 @@ func (s *session) work(ctx context.Context) error {
 				return err
 			}
 		}
+		again.Reset(s.next())
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
+		case <-again.C:
 		case <-s.conn.Done():
 			return errors.Join(s.conn.Err(), esl.ErrClosed)
 		case <-look.C:
@@ -141,6 +154,15 @@ func (s *session) work(ctx context.Context) error {
 		case <-s.wake:
 		}
 	}
+}
+
+// next returns how long nothing is due that waits.
+func (s *session) next() time.Duration {
+	d := lookEvery
+	for _, at := range s.waiting {
+		d = min(d, at.Sub(s.opts.Now()))
+	}
+	return max(d, 0)
 }
 
 // due returns what is to be looked at. What waits while it is worked through is looked
@@ -154,6 +176,12 @@ func (s *session) due() []pbxmesh.AOR {
 	}
 	clear(s.queue)
 	s.all = false
+	for aor, at := range s.waiting {
+		if !at.After(s.opts.Now()) {
+			delete(s.waiting, aor)
+			out = append(out, aor)
+		}
+	}
 	if all {
 		for aor := range s.state {
 			out = append(out, aor)
@@ -186,8 +214,12 @@ func (s *session) look(ctx context.Context, aor pbxmesh.AOR) error {
 			s.opts.Sink.Put(came)
 			continue
 		}
-		if err := s.takeOut(ctx, r, by, mesh); err != nil {
+		wait, err := s.leave(ctx, r, by, mesh)
+		if err != nil {
 			return err
+		}
+		if at, ok := s.waiting[aor]; wait > 0 && (!ok || at.After(now.Add(wait))) {
+			s.waiting[aor] = now.Add(wait)
 		}
 	}
 	for _, k := range back {
@@ -203,18 +235,21 @@ func (s *session) look(ctx context.Context, aor pbxmesh.AOR) error {
 func (k *Keeper) decide(aor pbxmesh.AOR, regs []*pbxmesh.Registration, mesh *pbxmesh.Mesh, now time.Time) (out []*pbxmesh.Registration, back []*kept) {
 	local := k.opts.Local
 	k.update(aor, func(u *user) {
-		there := map[string]pbxmesh.Stamp{}
+		there := map[string]*leaving{}
 		for _, r := range regs {
 			if r.Node != local || !r.Live(now) || pbxmesh.Superseded(r, regs, mesh, local, now) == nil {
 				continue
 			}
-			if u.isSettled(r) {
-				there[r.CallID] = r.Since
-			} else {
+			l := u.of(r)
+			if l == nil {
+				l = &leaving{since: r.Since, heard: now}
+			}
+			there[r.CallID] = l
+			if !l.done {
 				out = append(out, r)
 			}
 		}
-		u.settled = there
+		u.leaving = there
 		u.aside = slices.DeleteFunc(u.aside, func(a *kept) bool {
 			if !a.reg.Live(now) || mesh.State(local).Wanted != pbxmesh.WantedInService {
 				return true
@@ -237,16 +272,46 @@ func (k *Keeper) decide(aor pbxmesh.AOR, regs []*pbxmesh.Registration, mesh *pbx
 	return out, back
 }
 
-// takeOut takes r out of the switch, because by stands in for it, and puts it aside. A
-// node that is being emptied keeps nothing.
-func (s *session) takeOut(ctx context.Context, r, by *pbxmesh.Registration, mesh *pbxmesh.Mesh) error {
+// leave takes the next step of r on its way out, because by stands in for it, and returns
+// how long the one after that has to wait; 0 when there is none.
+func (s *session) leave(ctx context.Context, r, by *pbxmesh.Registration, mesh *pbxmesh.Mesh) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, commandTime)
 	defer cancel()
-	found, err := readRow(ctx, s.conn, r)
-	known := err == nil
-	if err == nil || errors.Is(err, errNoRow) {
-		err = sofia.Do(ctx, s.conn, sofia.Flush, r, s.tenants())
+	var l leaving
+	many := false
+	s.update(r.AOR, func(u *user) { l, many = *u.of(r), len(s.waiting) > pollMost })
+	waited := s.opts.Now().Sub(l.heard)
+	switch {
+	case waited < rowsAfter:
+		return rowsAfter - waited, nil
+	case !l.told:
+		l.row, l.err = readRow(ctx, s.conn, r)
+		if l.err != nil && !errors.Is(l.err, errNoRow) {
+			return 0, fmt.Errorf("read the row of a phone that moved: %w", l.err)
+		}
+		l.told = true
+		s.update(r.AOR, func(u *user) { *u.of(r) = l })
+		s.opts.Settled(r.AOR)
+		return pollEvery, nil
+	case waited < outAfter && (s.opts.Profile == "" || many):
+		return outAfter - waited, nil
+	case waited < outAfter:
+		began := s.opts.Now()
+		reply, err := s.conn.API(ctx, "sofia_contact "+s.opts.Profile+"/"+r.AOR.String())
+		if err != nil {
+			return 0, fmt.Errorf("look for a row: %w", err)
+		}
+		if !strings.Contains(reply, "sofia/"+s.opts.Profile+"/") {
+			return max(pollEvery, 4*s.opts.Now().Sub(began)), nil
+		}
 	}
+	return 0, s.takeOut(ctx, r, by, &l, mesh)
+}
+
+// takeOut takes r out of the switch and puts it aside. A node that is being emptied keeps
+// nothing.
+func (s *session) takeOut(ctx context.Context, r, by *pbxmesh.Registration, l *leaving, mesh *pbxmesh.Mesh) error {
+	err := sofia.Do(ctx, s.conn, sofia.Flush, r, s.tenants())
 	var refused *esl.ReplyError
 	switch {
 	case errors.Is(err, sofia.ErrUnsafe), errors.Is(err, sofia.ErrRefused), errors.As(err, &refused):
@@ -255,21 +320,20 @@ func (s *session) takeOut(ctx context.Context, r, by *pbxmesh.Registration, mesh
 	case err != nil:
 		return fmt.Errorf("take out a phone that moved: %w", err)
 	default:
-		s.log.Debug("a phone has moved", "aor", r.AOR, "to", by.Node, "row", known)
+		s.log.Debug("a phone has moved", "aor", r.AOR, "to", by.Node, "row", l.err == nil)
 	}
 	s.update(r.AOR, func(u *user) {
-		u.settled[r.CallID] = r.Since
+		u.of(r).done = true
 		switch {
 		case err != nil:
 			s.stats.Unsafe++
 			return
-		case known && mesh.State(s.opts.Local).Wanted == pbxmesh.WantedInService:
+		case l.err == nil && mesh.State(s.opts.Local).Wanted == pbxmesh.WantedInService:
 			u.aside = slices.DeleteFunc(u.aside, func(a *kept) bool { return a.reg.CallID == r.CallID })
-			u.aside = append(u.aside, &kept{*r, found})
+			u.aside = append(u.aside, &kept{*r, l.row})
 		}
 		s.stats.TakenOut++
 	})
-	s.opts.Settled(r.AOR)
 	return nil
 }
 

@@ -329,6 +329,20 @@ func (r *Rows) wants(aor pbxmesh.AOR, mesh *pbxmesh.Mesh, now time.Time) []want 
 	return out
 }
 
+// cameHere reports whether the phone that node's row leads to has registered here since.
+func (r *Rows) cameHere(aor pbxmesh.AOR, node pbxmesh.NodeID, mesh *pbxmesh.Mesh, now time.Time) bool {
+	regs := r.opts.Directory.Lookup(aor)
+	for _, reg := range regs {
+		if reg == nil || reg.Node != node || !reg.Live(now) {
+			continue
+		}
+		if by := pbxmesh.Superseded(reg, regs, mesh, r.opts.Local, now); by != nil && by.Node == r.opts.Local {
+			return true
+		}
+	}
+	return false
+}
+
 // stillHere reports whether the local switch has a row of the device that reg is the
 // newest registration of, and will soon have none.
 func (r *Rows) stillHere(reg *pbxmesh.Registration, regs []*pbxmesh.Registration, mesh *pbxmesh.Mesh, now time.Time) bool {

@@ -49,6 +49,7 @@ type op struct {
 	to      netip.AddrPort // where the row leads
 	ttl     time.Duration  // how long the switch keeps it
 	refresh bool           // the switch has this row already
+	urgent  bool           // to be removed at once: the phone it leads to is here
 }
 
 // table is the desired rows beside those the switch has. It is pure bookkeeping
