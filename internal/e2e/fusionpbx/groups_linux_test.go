@@ -9,13 +9,14 @@ import (
 // Ring groups whose members are on both nodes, called from each.
 func ringGroups(m *mesh) {
 	m.ringGroup("8001", "simultaneous", 15, "1011", "1012", "1013")
-	m.ringGroup("8002", "sequence", 3, "1011", "1012", "1013")
-	m.ringGroup("8003", "rollover", 3, "1012", "1011")
+	m.ringGroup("8002", "sequence", 6, "1011", "1012", "1016")
+	m.ringGroup("8003", "rollover", 6, "1012", "1011")
 	m.ringGroup("8004", "enterprise", 15, "1011", "1012")
 	near, far, both := m.phone("1011", m.a), m.phone("1012", m.b), m.phone("1013", m.b)
 	// The same user on the other node too: the switch knows two contacts, and the ring
 	// group's script takes them apart itself.
-	second := m.phone("1013", m.a)
+	second, last := m.phone("1013", m.a), m.phone("1016", m.b)
+	last.SetBehaviour(phone.RingForever())
 	for _, caller := range []*phone.Phone{m.phone("1014", m.a), m.phone("1015", m.b)} {
 		for _, p := range []*phone.Phone{near, far, both, second} {
 			p.SetBehaviour(phone.RingForever())
@@ -62,27 +63,24 @@ func ringGroups(m *mesh) {
 			}
 			m.Logf("sequence from %s: %s rang for %v", caller.User(), p.User(), time.Since(began))
 		}
-		last, other := m.rings(both), m.rings(second)
-		if err := last.Answer(); err != nil {
+		in := m.rings(last)
+		if err := in.Answer(); err != nil {
 			m.Fatal(err)
 		}
-		m.answered(out, last)
-		if _, err := other.WaitEnded(m.ctx()); err != nil {
-			m.Error(err)
-		}
-		m.hangup(last, out)
+		m.answered(out, in)
+		m.hangup(in, out)
 
 		out = m.dial(caller, "8003")
 		if _, err := m.rings(far).WaitEnded(m.ctx()); err != nil {
 			m.Errorf("rollover: %v", err)
 		}
-		last = m.rings(near)
-		if err := last.Answer(); err != nil {
+		in = m.rings(near)
+		if err := in.Answer(); err != nil {
 			m.Fatal(err)
 		}
-		m.answered(out, last)
-		m.hangup(out, last)
-		m.silent(near, far, both, second)
+		m.answered(out, in)
+		m.hangup(out, in)
+		m.silent(near, far, both, second, last)
 	}
 }
 

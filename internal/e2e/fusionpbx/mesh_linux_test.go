@@ -217,6 +217,14 @@ func (m *mesh) answered(out, in *phone.Call) {
 			m.Fatalf("the %s: %v", end, err)
 		}
 	}
+	m.bridged()
+}
+
+// bridged waits until every channel of both switches is in a call with another one: a
+// phone that hangs up before that ends an attempt, not a call.
+func (m *mesh) bridged() {
+	m.Helper()
+	eventually(m.T, "the call is bridged on both nodes", func() bool { return m.a.bridged() && m.b.bridged() })
 }
 
 // hangup ends a call at one end and waits for the other.
@@ -291,8 +299,7 @@ func calls(m *mesh) {
 			m.Errorf("%s is shown %+v, want %s of %s", tc.to.User(), got, tc.from.User(), tenants[0])
 		}
 		m.hangup(out, in)
-		took := out.Info().RingingAt.Sub(out.Info().StartedAt)
-		m.Logf("%s calls %s: it rings after %v", tc.from.User(), tc.to.User(), took)
+		m.Logf("%s calls %s: answered after %v", tc.from.User(), tc.to.User(), out.Info().AnsweredAt.Sub(out.Info().StartedAt))
 	}
 	m.silent(one, two, three)
 }

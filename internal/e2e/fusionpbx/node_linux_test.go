@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -86,7 +87,7 @@ func newNode(inst *installation, name, host string) *node {
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 		_ = cmd.Wait()
 		if t.Failed() {
-			t.Logf("switch %s ends with:\n%s", name, n.tail("log/freeswitch.log", 12000))
+			t.Logf("switch %s ends with:\n%s", name, n.tail("log/freeswitch.log", 3000))
 		}
 	})
 	return n
@@ -123,6 +124,19 @@ func (n *node) api(command string) string {
 		n.t.Fatalf("%s: %s: %v", n.name, command, err)
 	}
 	return strings.TrimSpace(reply)
+}
+
+var total = regexp.MustCompile(`(?s)^.*\b(\d+) total`)
+
+// bridged says that every channel of the switch is in a call with another one.
+func (n *node) bridged() bool {
+	n.t.Helper()
+	rows := func(what string) int {
+		n, _ := strconv.Atoi(total.FindStringSubmatch("0 total " + n.api("show "+what))[1])
+		return n
+	}
+	channels := rows("channels")
+	return channels == 2*rows("bridged_calls") && strings.Count(n.api("show channels"), ",ACTIVE,") == channels
 }
 
 func (n *node) write(name, text string) {
@@ -188,8 +202,8 @@ api: {listen: "%[2]s:8085"}
 `, n.name, n.host, redisURL, n.profile()))
 }
 
-// profile is the name of the node's mesh profile.
-func (n *node) profile() string { return "mesh" }
+// profile is the name of the node's mesh profile: nodes on one database have one each.
+func (n *node) profile() string { return "mesh-" + n.name }
 
 // pbxmesh runs the program as an operator does on this node.
 func (n *node) pbxmesh(args ...string) (out string, code int) {

@@ -97,7 +97,7 @@ func lampsWithoutCall(m *mesh) {
 	user, peer := m.phone("1044", m.b), m.phone("1045", m.b)
 	near, far := m.watch(m.phone("1046", m.b), "1044"), m.watch(m.phone("1047", m.a), "1044")
 	turn := func(on string) {
-		m.b.api(`lua ~require("resources.functions.presence_in").turn_lamp(` + on + `,"1044@a.test")`)
+		m.b.api(`lua ~require("resources.functions.presence_in").turn_lamp(` + on + `,"1044@a.test") stream:write("+OK")`)
 	}
 	both := func(what, state string) {
 		m.Helper()

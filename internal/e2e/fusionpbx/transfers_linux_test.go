@@ -60,6 +60,7 @@ func transfers(m *mesh) {
 			if _, err := last.WaitAnswered(m.ctx()); err != nil {
 				m.Fatal(err)
 			}
+			m.bridged()
 			if info := stays.Info(); info.State != phone.Answered {
 				m.Errorf("by the %s %s: the other side is %v", by, tc.name, info.State)
 			}
