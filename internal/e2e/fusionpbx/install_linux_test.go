@@ -31,6 +31,8 @@ type installation struct {
 	checkout string
 	dir      string // PostgreSQL's, with its socket
 	psql     string
+
+	voicemail string // folder of the messages' audio
 }
 
 // install starts PostgreSQL and has FusionPBX's own PHP fill it.
@@ -70,6 +72,9 @@ func install(t *testing.T) *installation {
 	i.sql("UPDATE v_sip_profiles SET sip_profile_enabled = false WHERE sip_profile_name LIKE '%%ipv6'")
 	i.sql("UPDATE v_dialplans SET dialplan_xml = replace(dialplan_xml, 'record_ext=mp3', 'record_ext=wav')")
 	i.sql("UPDATE v_default_settings SET default_setting_value = 'wav' WHERE default_setting_value = 'mp3'")
+	// The pages read the folders from a running switch. Messages lie on a disk that both share.
+	i.voicemail = t.TempDir()
+	i.sql("UPDATE v_default_settings SET default_setting_value = '%s', default_setting_enabled = true WHERE default_setting_category = 'switch' AND default_setting_subcategory = 'voicemail'", i.voicemail)
 	return i
 }
 

@@ -3,6 +3,7 @@ package fusionpbx
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -120,6 +121,10 @@ func (n *node) api(command string) string {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	reply, err := n.conn.API(ctx, command)
+	var refused *esl.ReplyError
+	if errors.As(err, &refused) && strings.HasSuffix(strings.TrimSpace(refused.Text), "-ERR no reply") {
+		return "" // a variable that is not set
+	}
 	if err != nil {
 		n.t.Fatalf("%s: %s: %v", n.name, command, err)
 	}

@@ -36,13 +36,11 @@ func (m *mesh) messages(mailbox string) int {
 
 // recording says that some node is writing a message of at least three seconds.
 func (m *mesh) recording(mailbox string) bool {
-	for _, n := range m.nodes() {
-		files, _ := filepath.Glob(filepath.Join(n.dir, "storage/voicemail/default", tenants[0], mailbox, "msg_*.wav"))
-		for _, f := range files {
-			info, err := os.Stat(f)
-			if err == nil && time.Since(info.ModTime()) < 2*time.Second && info.Size() > 5*16000 {
-				return true
-			}
+	files, _ := filepath.Glob(filepath.Join(m.inst.voicemail, "default", tenants[0], mailbox, "msg_*.wav"))
+	for _, f := range files {
+		info, err := os.Stat(f)
+		if err == nil && time.Since(info.ModTime()) < 2*time.Second && info.Size() > 5*16000 {
+			return true
 		}
 	}
 	return false
