@@ -49,13 +49,13 @@ func startReal(t *testing.T, host string, opts ...realswitch.Option) *realswitch
 }
 
 // followReal runs a feed on a switch; it asks for no snapshot by itself.
-func followReal(t *testing.T, sw fixtures.Switch) (*Feed, *lockedBooks) {
+func followReal(t *testing.T, sw fixtures.Switch, margin time.Duration) (*Feed, *lockedBooks) {
 	t.Helper()
 	addr, password := sw.EventSocket()
 	sink := &lockedBooks{b: newBooks()}
 	f := New(Options{
 		ESL: esl.Config{Address: addr, Password: password}, Node: "buffalo", Profiles: []string{"internal"}, Sink: sink,
-		SnapshotEvery: time.Hour, SnapshotGap: 20 * time.Millisecond, MinBackoff: 10 * time.Millisecond, MaxBackoff: 100 * time.Millisecond,
+		SnapshotEvery: time.Hour, SnapshotGap: 20 * time.Millisecond, LateMargin: margin, MinBackoff: 10 * time.Millisecond, MaxBackoff: 100 * time.Millisecond,
 		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	})
 	t.Cleanup(runFeed(t, f))
@@ -154,7 +154,7 @@ func TestScenarioOddPhones(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			sw := startReal(t, "127.0.91.1", opts...)
-			f, sink := followReal(t, sw)
+			f, sink := followReal(t, sw, time.Minute)
 			var taken []*rawPhone
 			for i, odd := range oddPhones(rand.New(rand.NewPCG(1, 2))) {
 				p := rawOver(t, []string{"udp", "udp", "tcp"}[i%3], "127.0.93.1", sw.SIP())
@@ -207,13 +207,15 @@ func sameAsSwitch(t *testing.T, sw fixtures.Switch, f *Feed, sink *lockedBooks) 
 	t.Helper()
 	var want, got []string
 	same := func() bool {
-		_, fresh := followReal(t, sw)
+		_, fresh := followReal(t, sw, f.opts.LateMargin)
 		want, got = cutAmps(fresh.list()), cutAmps(sink.list())
 		return slices.Equal(want, got)
 	}
 	for deadline := time.Now().Add(waitLong); !same(); {
 		if time.Now().After(deadline) {
-			less := func(a, b []string) []string { return slices.DeleteFunc(slices.Clone(a), func(s string) bool { return slices.Contains(b, s) }) }
+			less := func(a, b []string) []string {
+				return slices.DeleteFunc(slices.Clone(a), func(s string) bool { return slices.Contains(b, s) })
+			}
 			t.Fatalf("only the switch has\n%s\nonly the Sink has\n%s", strings.Join(less(want, got), "\n"), strings.Join(less(got, want), "\n"))
 		}
 	}
