@@ -128,7 +128,7 @@ func (f *Feed) gone(seq uint64, end endOf, e *esl.Event, user, host string) {
 	if end.row || e.Get("contact") == "" {
 		// The switch deletes the row only after it has told so; without a contact it is
 		// the end of a connection.
-		q.lingers = strings.Clone(end.callID)
+		q.lingers = lingering{strings.Clone(end.callID), strings.Clone(end.uri)}
 	}
 	f.wonder(aor, q)
 }

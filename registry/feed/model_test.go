@@ -36,9 +36,10 @@ type model struct {
 	rows   []modelRow
 	seq    uint64
 	clock  int
-	events []string // fired, in order
-	doomed []func() // deletions that are queued
-	asked  func()   // runs when the model is asked, before it answers
+	later  time.Duration // since the test began
+	events []string      // fired, in order
+	doomed []func()      // deletions that are queued
+	asked  func()        // runs when the model is asked, before it answers
 }
 
 func (m *model) fire(subclass string, pairs ...string) {
@@ -132,7 +133,7 @@ func (m *model) API(_ context.Context, command string) (string, error) {
 // table returns the rows for a scripted switch; what was written later lasts longer.
 func (m *model) table() (rows []row) {
 	for _, r := range m.rows {
-		rows = append(rows, row{user: r.user + "@pbx.test", contact: r.contact, call: r.call, expsecs: 90000 + 2*r.wrote})
+		rows = append(rows, row{user: r.user + "@pbx.test", contact: r.contact, call: r.call, expsecs: 90000 + 2*r.wrote - int(m.later.Seconds())})
 	}
 	return rows
 }
@@ -146,12 +147,12 @@ type modelled struct {
 }
 
 func newModelled(mode string) *modelled {
-	sink := newBooks()
-	f := New(Options{Node: "buffalo", Profiles: []string{"internal"}, Sink: sink, Now: func() time.Time { return testNow }, LateMargin: -1})
+	sink, m := newBooks(), &model{mode: mode}
+	f := New(Options{Node: "buffalo", Profiles: []string{"internal"}, Sink: sink, Now: func() time.Time { return testNow.Add(m.later) }, LateMargin: -1})
 	f.mu.Lock()
 	f.adopt("core-1")
 	f.mu.Unlock()
-	return &modelled{f: f, model: &model{mode: mode}, sink: sink}
+	return &modelled{f: f, model: m, sink: sink}
 }
 
 // deliver hands over the i-th of the events that wait.
@@ -163,7 +164,8 @@ func (m *modelled) deliver(i int) {
 	m.f.onEvent(esl.ParseEvent(e))
 }
 
-// quiet delivers and deletes all, and answers every doubt.
+// quiet delivers and deletes all, lets the time pass in which the switch may still
+// show what it has deleted, and answers every doubt.
 func (m *modelled) quiet() {
 	m.asked = nil
 	for m.sent < len(m.events) {
@@ -172,6 +174,7 @@ func (m *modelled) quiet() {
 	for len(m.doomed) > 0 {
 		m.delete()
 	}
+	m.later += lag
 	for range 2 * len(pauses) {
 		for aor := range m.f.doubts {
 			_ = m.f.resolveOne(context.Background(), m.model, aor)

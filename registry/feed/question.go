@@ -36,20 +36,25 @@ type place struct{ profile, spelled string }
 type question struct {
 	at place // "" besides where the user's known devices are
 
-	// lingers is the Call-ID of a row that the switch may be about to delete, "" when
-	// one answer is enough.
-	lingers string
+	// lingers is a row that the switch may be about to delete; without a Call-ID one
+	// answer is enough.
+	lingers lingering
+}
+
+// lingering names rows: by Call-ID, and by contact unless that is empty.
+type lingering struct{ callID, contact string }
+
+func (l lingering) is(reg *pbxmesh.Registration) bool {
+	return l.callID == reg.CallID && (l.contact == "" || l.contact == reg.Contact)
 }
 
 // doubt is a question that waits, or waits to be asked again.
 type doubt struct {
 	places  []place
-	lingers []string // Call-IDs
-	seq     uint64   // of the newest event that raised it
+	lingers []lingering
+	seq     uint64 // of the newest event that raised it
 	due     time.Time
 	tries   int
-	ends    int  // of connections
-	rows    int  // rows with a lingering Call-ID in the last answer, -1 before it
 	again   bool // the snapshot had a row whose end was told
 }
 
@@ -63,13 +68,10 @@ func (f *Feed) wonder(aor pbxmesh.AOR, q question) {
 	if q.at != (place{}) && !slices.Contains(d.places, q.at) {
 		d.places = append(d.places, q.at)
 	}
-	if q.lingers != "" {
-		d.ends++
-		if !slices.Contains(d.lingers, q.lingers) {
-			d.lingers = append(d.lingers, q.lingers)
-		}
+	if q.lingers.callID != "" && !slices.Contains(d.lingers, q.lingers) {
+		d.lingers = append(d.lingers, q.lingers)
 	}
-	d.seq, d.due, d.tries, d.rows = f.table.high, time.Now(), 0, -1
+	d.seq, d.due, d.tries = f.table.high, time.Now(), 0
 	if len(f.doubts) > max(manyQuestions, f.table.size/20) {
 		f.askSnapshot()
 	}
@@ -174,23 +176,19 @@ func (f *Feed) answered(aor pbxmesh.AOR, rows []binding, again bool, barrier uin
 	if d == nil || d.seq > barrier {
 		return // none, or raised since
 	}
-	n := 0
 	for i := range rows {
-		if slices.Contains(d.lingers, rows[i].reg.CallID) {
-			n++
-		}
+		again = again || slices.ContainsFunc(d.lingers, func(l lingering) bool { return l.is(&rows[i].reg) })
 	}
 	now := time.Now()
-	if !now.Before(d.due) { // a snapshot may have come before its time
+	early := now.Before(d.due) // a snapshot may have come before its time
+	if !early {
 		d.tries++
 	}
-	// One row less is the deletion that was awaited, when it is the only one.
-	if d.tries == len(pauses) || !again && (n == 0 || n < d.rows && d.ends == 1) {
+	if !again || d.tries == len(pauses) {
 		delete(f.doubts, aor)
 		return
 	}
-	d.rows = n
-	if !now.Before(d.due) {
+	if !early {
 		d.due = now.Add(pauses[d.tries])
 	}
 }
@@ -200,7 +198,7 @@ func (f *Feed) answered(aor pbxmesh.AOR, rows []binding, again bool, barrier uin
 func (f *Feed) settle(rows []binding, doubted []pbxmesh.AOR, barrier uint64) {
 	for _, aor := range doubted {
 		if f.doubts[aor] == nil {
-			f.doubts[aor] = &doubt{rows: -1}
+			f.doubts[aor] = &doubt{}
 		}
 		f.doubts[aor].again = true
 	}

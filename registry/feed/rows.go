@@ -73,7 +73,7 @@ func (t *table) replace(aor pbxmesh.AOR, rows []*binding, barrier uint64, tell b
 	if old == nil {
 		old = &devices{}
 	}
-	d := &devices{floor: barrier}
+	d := &devices{floor: barrier, seen: old.seen}
 	t.size -= len(old.alive)
 	t.marks -= len(old.contacts) + len(old.calls) + len(old.ends)
 	for i := range old.alive {

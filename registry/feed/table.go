@@ -64,6 +64,7 @@ type ended struct {
 type devices struct {
 	alive []device // newest registration of its contact and of its Call-ID
 	floor uint64   // events up to it are part of the last answer
+	seen  uint64   // the highest sequence of an event
 
 	// Newest registration by contact and by Call-ID where that is no live device, but
 	// one that was replaced.
@@ -131,6 +132,9 @@ func (t *table) register(seq uint64, b binding) (vague bool, other pbxmesh.AOR) 
 	if d == nil {
 		return false, other
 	}
+	// An event that comes late may have missed what it would have shown.
+	vague = seq < d.seen
+	d.seen = max(d.seen, seq)
 	n := device{binding: b, seq: seq, heard: true}
 	lives := d.newest(contact, callID) < seq
 	for _, e := range d.ends {
@@ -200,7 +204,8 @@ func (t *table) unregister(seq uint64, aor pbxmesh.AOR, e endOf, now time.Time) 
 	}
 	d = t.of(aor, seq)
 	exact, back := -1, false
-	vague = e.uri == "" && !e.row // its registration may come later than its end
+	vague = e.uri == "" && !e.row || seq < d.seen // its registration may come later than its end
+	d.seen = max(d.seen, seq)
 	for i := range d.alive {
 		dev := &d.alive[i]
 		call, contact := dev.reg.CallID == e.callID, dev.reg.Contact == e.uri
@@ -224,7 +229,7 @@ func (t *table) unregister(seq uint64, aor pbxmesh.AOR, e endOf, now time.Time) 
 		if t.live {
 			t.sink.Remove(old.reg.ID())
 		}
-		vague = false
+		vague = seq < d.seen
 	}
 	told := end{callID: strings.Clone(e.callID), contact: strings.Clone(e.uri), row: e.row, seq: seq}
 	d.ends = append(d.ends, told)
