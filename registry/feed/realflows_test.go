@@ -67,8 +67,8 @@ func expectCalls(t *testing.T, what string, sink *lockedBooks, want ...string) {
 func TestScenarioFlows(t *testing.T) {
 	const host = "127.0.91.2"
 	websocket := freePort(t, host)
-	sw := startReal(t, host, realswitch.WithLateMargin(time.Second), realswitch.WithParam("ws-binding", websocket.String()),
-		realswitch.WithParam("tcp-unreg-on-socket-close", "true"))
+	sw := startReal(t, host, realswitch.WithLateMargin(time.Second), realswitch.WithInternalParam("ws-binding", websocket.String()),
+		realswitch.WithInternalParam("tcp-unreg-on-socket-close", "true"))
 	f, sink := followReal(t, sw, time.Second)
 	api := func(command string) string {
 		t.Helper()

@@ -147,10 +147,10 @@ func oddPhones(rng *rand.Rand) (out []func(*rawPhone)) {
 func TestScenarioOddPhones(t *testing.T) {
 	for name, opts := range map[string][]realswitch.Option{
 		"plain": nil,
-		"behind NAT": {realswitch.WithParam("aggressive-nat-detection", "true"), realswitch.WithParam("apply-nat-acl", "rfc1918.auto"),
-			realswitch.WithParam("tls-always-nat", "true"), realswitch.WithParam("tcp-always-nat", "true"), realswitch.WithParam("NDLB-received-in-nat-reg-contact", "true")},
-		"by Call-ID": {realswitch.WithParam("multiple-registrations", "call-id")},
-		"one each":   {realswitch.WithParam("multiple-registrations", "false")},
+		"behind NAT": {realswitch.WithInternalParam("aggressive-nat-detection", "true"), realswitch.WithInternalParam("apply-nat-acl", "rfc1918.auto"),
+			realswitch.WithInternalParam("tls-always-nat", "true"), realswitch.WithInternalParam("tcp-always-nat", "true"), realswitch.WithInternalParam("NDLB-received-in-nat-reg-contact", "true")},
+		"by Call-ID": {realswitch.WithInternalParam("multiple-registrations", "call-id")},
+		"one each":   {realswitch.WithInternalParam("multiple-registrations", "false")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			sw := startReal(t, "127.0.91.1", opts...)
