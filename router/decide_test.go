@@ -26,6 +26,32 @@ func TestDecide(t *testing.T) {
 	}{
 		{name: "nobody", mesh: towns(), want: "not-registered"},
 		{
+			name: "a phone that moved rings where it is now", mesh: towns(),
+			regs: regs(device("buffalo", moved(1)), device("london", moved(3)), device("singapore", moved(2))),
+			want: "routed: london (192.0.2.2:5090, 1 device)",
+			whys: []string{"left-out moved", "rings node-up", "left-out moved"},
+		},
+		{
+			name: "here", mesh: towns(), regs: regs(device("london", moved(1)), device("buffalo", moved(2))),
+			want: "routed: buffalo (internal, 1 device)", whys: []string{"left-out moved", "rings local"},
+		},
+		{
+			name: "where it was while its node is down", mesh: towns(observed("london", pbxmesh.ObservedDown, "no answer")),
+			regs: regs(device("buffalo", moved(1)), device("london", moved(2))),
+			want: "routed: buffalo (internal, 1 device)", whys: []string{"rings local", "left-out node-down"},
+		},
+		{
+			name: "and where a call from another node looks for it", mesh: towns(), fromMesh: true,
+			regs: regs(device("buffalo", moved(1)), device("london", moved(2))),
+			want: "routed: buffalo (internal, 1 device)", whys: []string{"rings local", "left-out mesh-call"},
+		},
+		{
+			name: "one of two phones moved", mesh: towns(),
+			regs: regs(device("buffalo", moved(1)), device("buffalo", moved(1), otherPhone), device("london", moved(2))),
+			want: "routed: buffalo (internal, 1 device) + london (192.0.2.2:5090, 1 device)",
+			whys: []string{"left-out moved", "rings local", "rings node-up"},
+		},
+		{
 			name: "one local device", mesh: towns(), regs: regs(device("buffalo")),
 			want: "routed: buffalo (internal, 1 device)", whys: []string{"rings local"},
 		},

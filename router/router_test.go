@@ -35,6 +35,13 @@ func device(node string, options ...func(*pbxmesh.Registration)) *pbxmesh.Regist
 	return r
 }
 
+// moved makes the record one of a phone that keeps its Call-ID from node to node.
+func moved(since pbxmesh.Stamp) func(*pbxmesh.Registration) {
+	return func(r *pbxmesh.Registration) { r.CallID, r.Since = "7f3a", pbxmesh.StampFound+since }
+}
+
+func otherPhone(r *pbxmesh.Registration) { r.CallID, r.Contact = "9c1d", "sip:1001@192.0.2.8:5062" }
+
 func onProfile(p string) func(*pbxmesh.Registration) {
 	return func(r *pbxmesh.Registration) { r.Profile = p }
 }

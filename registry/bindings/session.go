@@ -302,7 +302,7 @@ func (s *session) leave(ctx context.Context, r, by *pbxmesh.Registration, mesh *
 			return 0, fmt.Errorf("look for a row: %w", err)
 		}
 		if !strings.Contains(reply, "sofia/"+s.opts.Profile+"/") {
-			return max(pollEvery, 4*s.opts.Now().Sub(began)), nil
+			return max(pollEvery, s.opts.Now().Sub(began)), nil
 		}
 	}
 	return 0, s.takeOut(ctx, r, by, &l, mesh)

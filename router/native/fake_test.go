@@ -27,6 +27,7 @@ type fakeSwitch struct {
 	rows    map[string]fakeRow
 	conns   map[*fakeConn]bool
 	sent    []sentEvent
+	flushed []string // Call-IDs
 	lists   int
 	scripts []string // that were run, without "lua ~"
 
@@ -246,6 +247,10 @@ func (c *fakeConn) API(_ context.Context, command string) (string, error) {
 		}
 		text, err := json.Marshal(map[string]any{"row_count": len(c.s.channels), "rows": slices.Collect(maps.Values(c.s.channels))})
 		return string(text), err
+	}
+	if strings.HasPrefix(command, "sofia profile mesh flush_inbound_reg ") {
+		c.s.flushed = append(c.s.flushed, strings.TrimPrefix(command, "sofia profile mesh flush_inbound_reg "))
+		return "+OK flushing all registrations matching specified call_id", nil
 	}
 	return "", &esl.ReplyError{Command: command, Text: "-ERR command not found"}
 }
