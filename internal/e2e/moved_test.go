@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"pbxmesh"
 	"pbxmesh/fixtures/phone"
 	"pbxmesh/fixtures/sipwire"
 	"pbxmesh/registry/registrytest"
@@ -317,5 +318,28 @@ func (c *cluster) twoRegistrations(from map[string]*phone.Phone, user, prefix st
 	all := p.Incoming()
 	if got := all[len(all)-1].Source(); got != c.nodes["london"].sw.SIP() {
 		t.Errorf("the last INVITE came from %s, not from london", got)
+	}
+	// The phone goes on at london; buffalo's switch comes back with its old row of it.
+	if err := p.MoveTo(c.ctx(), c.nodes["london"].sw.SIP(), phone.KeepCallID); err != nil {
+		t.Fatal(err)
+	}
+	c.comesBack("buffalo")
+	c.settled(user, "london")
+	c.once(round("back-"))
+}
+
+// comesBack starts a killed node again, with the table that its switch kept.
+func (c *cluster) comesBack(name string) {
+	c.t.Helper()
+	n := c.nodes[name]
+	if err := n.sw.Start(); err != nil {
+		c.t.Fatal(err)
+	}
+	c.startDaemon(n)
+	n.killed = false
+	for _, o := range c.nodes {
+		c.eventually(o.name+" sees "+name+" up again", func() bool {
+			return o.app.Mesh().State(pbxmesh.NodeID(name)).Effective() == pbxmesh.EffectiveUp
+		})
 	}
 }
