@@ -303,6 +303,32 @@ func TestPutBackWhenTheOtherNodeDies(t *testing.T) {
 	})
 }
 
+// TestOtherNodeDiesBeforeTheRegistryHeard: the row is out, the registry still holds it, and
+// the node where the phone is now dies.
+func TestOtherNodeDiesBeforeTheRegistryHeard(t *testing.T) {
+	t.Parallel()
+	play(t, func(m *mesh) {
+		here, there := reg("london", 0), reg("buffalo", 1)
+		m.now(here, there)
+		m.want("the registry holds it", m.node("buffalo", down))
+		m.want("and not any more", m.now(there), writes)
+	})
+}
+
+// TestHeardIsNotFound: a registration that was heard of and is older goes, whatever expires
+// later.
+func TestHeardIsNotFound(t *testing.T) {
+	t.Parallel()
+	play(t, func(m *mesh) {
+		here, there := reg("london", 0), reg("buffalo", 1)
+		here.Expires = there.Expires.Add(time.Hour)
+		m.want("moved", m.now(here, there), reads, flushes)
+		if len(m.put) > 0 {
+			t.Errorf("published %+v", m.put)
+		}
+	})
+}
+
 func TestPutBackWhenTheOtherEnds(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
