@@ -78,7 +78,7 @@ type member struct {
 
 // order is that of the report.
 var order = []string{
-	"configuration", "event socket", "sofia profiles", "mesh profile", "mesh settings", "keep-alives", "mesh list", "mesh port",
+	"configuration", "event socket", "sofia profiles", "mesh profile", "mesh settings", "keep-alives", "mesh list", "mesh strangers", "mesh port",
 	"registry", "lease", "clock", "control API", "file descriptors", "name server", "zone keys", "call",
 }
 
@@ -105,7 +105,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	}()
 	second := []func(context.Context){p.meshPorts}
 	if p.cfg.Node != nil {
-		second = append(second, p.profiles, p.settings, p.list)
+		second = append(second, p.profiles, p.settings, p.list, p.strangers)
 	}
 	p.together(ctx, second...)
 	if !o.Call.IsZero() {

@@ -100,6 +100,12 @@ func TestSick(t *testing.T) {
 			"mesh list", Fail, "keeps out london (127.0.91.2)", "fsconf", "mesh profile"},
 		{"everybody is let in", func(_ *testing.T, m *mesh) { m.answers["acl 198.18."] = "true" },
 			"mesh list", Fail, "lets everybody in", "default is deny", "mesh profile"},
+		{"strangers are in the list", func(_ *testing.T, m *mesh) { m.answers["acl 127.0.0.1 "] = "true" },
+			"mesh strangers", Skip, "nobody here is a stranger", "", "mesh list"},
+		{"strangers are asked for a password", func(t *testing.T, m *mesh) { m.answering(t, 407) },
+			"mesh strangers", Fail, "asks strangers for a password (407)", "auth-calls-acl-only", "mesh list"},
+		{"strangers may call", func(t *testing.T, m *mesh) { m.answering(t, 480) },
+			"mesh strangers", Fail, "takes calls of strangers (480)", "restart the profile mesh", "mesh list"},
 		{"a peer is away", func(t *testing.T, m *mesh) {
 			if err := m.london.Kill(); err != nil {
 				t.Fatal(err)

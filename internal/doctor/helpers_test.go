@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"pbxmesh/internal/config"
 	"pbxmesh/internal/control"
 	"pbxmesh/internal/esl"
+	"pbxmesh/internal/meshcontext"
 	"pbxmesh/registry"
 	"pbxmesh/registry/memory"
 )
@@ -71,11 +73,42 @@ func newSwitch(t *testing.T, name, host string) *simswitch.Switch {
 	return s
 }
 
-const sofiaConf = `<configuration name="sofia.conf"><profiles><profile name="internal"><settings>
+var sofiaConf = `<configuration name="sofia.conf"><profiles><profile name="internal"><settings>
 <param name="all-reg-options-ping" value="true"/></settings></profile><profile name="mesh"><settings>
-<param name="context" value="mesh"/><param name="auth-calls" value="true"/><param name="apply-inbound-acl" value="mesh"/>
-<param name="disable-register" value="true"/><param name="manage-presence" value="false"/>
-<param name="multiple-registrations" value="true"/><param name="timer-T1X64" value="4000"/></settings></profile></profiles></configuration>`
+` + meshSettings() + `</settings></profile></profiles></configuration>`
+
+// answering puts somebody at the mesh address who answers every INVITE with status.
+func (m *mesh) answering(t *testing.T, status int) {
+	t.Helper()
+	conn, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	m.cfg.Node.MeshAddress = conn.LocalAddr().(*net.UDPAddr).AddrPort()
+	go func() {
+		buf := make([]byte, 4096)
+		for {
+			n, from, err := conn.ReadFromUDPAddrPort(buf)
+			if err != nil {
+				return
+			}
+			if _, rest, ok := strings.Cut(string(buf[:n]), "INVITE sip:"); ok {
+				_, headers, _ := strings.Cut(rest, "\r\n")
+				_, _ = conn.WriteToUDPAddrPort([]byte("SIP/2.0 "+strconv.Itoa(status)+" No\r\n"+headers), from)
+			}
+		}
+	}()
+}
+
+// meshSettings are those of the profile that pbxmesh fsconf writes.
+func meshSettings() string {
+	var b strings.Builder
+	for _, s := range (meshcontext.Profile{Name: "mesh", Mesh: netip.MustParseAddrPort("127.0.91.1:5090")}).Settings() {
+		b.WriteString(`<param name="` + s.Name + `" value="` + s.Value + `"/>`)
+	}
+	return b.String()
+}
 
 func newMesh(t *testing.T) *mesh {
 	t.Helper()
@@ -91,7 +124,7 @@ func newMesh(t *testing.T) *mesh {
 	m.cfg.FreeSWITCH.EventSocket = config.EventSocket{Address: config.HostPort(address), PasswordFile: config.SecretFile(secret)}
 	m.cfg.Registry.URL = "redis://127.0.0.1:1/0"
 	m.answers = map[string]string{
-		"acl ": "true", "acl 198.18.": "false", "xml_locate ": sofiaConf,
+		"acl ": "true", "acl 198.18.": "false", "acl 127.0.0.1 ": "false", "xml_locate ": sofiaConf,
 	}
 	m.cfg.Registry.StateFile = "state"
 	store := memory.New(memory.Options{})

@@ -75,7 +75,7 @@ func TestScenarioDoctor(t *testing.T) {
 		t.Logf("%-4s %s: %s (%s)", c.Status, c.Check, c.Seen, c.Do)
 	}
 	for _, check := range []string{
-		"event socket", "sofia profiles", "mesh profile", "mesh settings", "mesh list",
+		"event socket", "sofia profiles", "mesh profile", "mesh settings", "mesh list", "mesh strangers",
 		"mesh port of buffalo", "mesh port of london", "call to 1001@pbx.test",
 	} {
 		if c := find(t, r, check); c.Status != OK {

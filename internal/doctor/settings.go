@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"pbxmesh/internal/meshcontext"
 )
 
 // rule is what a setting of the mesh profile must be.
@@ -29,9 +31,12 @@ func truth(want bool) func([]string) bool {
 	}
 }
 
+var seconds = strconv.Itoa(int(meshcontext.SessionExpires / time.Second))
+
 func rules(profile string) []rule {
 	return []rule{
 		{"auth-calls", truth(true), "true", Fail, "without it everybody may call"},
+		{"auth-calls-acl-only", truth(true), "true", Fail, "without it who is not in the list is asked for a password, and with one of any user may call"},
 		{"apply-inbound-acl", func(v []string) bool { return slices.Contains(v, profile) }, profile, Fail, "without it the nodes are asked for a password"},
 		{"disable-register", truth(true), "true", Warn, "phones could register where nobody looks for them"},
 		{"manage-presence", truth(false), "false", Warn, "lamps belong to the phones' profiles"},
@@ -45,6 +50,15 @@ func rules(profile string) []rule {
 			n, err := strconv.Atoi(v[len(v)-1])
 			return err == nil && n > 0 && n <= 8000
 		}, "4000", Warn, "a call to a dead node waits 32 s"},
+		{"inbound-late-negotiation", truth(true), "true", Warn, "a caller with Opus cannot reach a phone without it"},
+		{"dtmf-type", func(v []string) bool { return slices.Contains(v, "info") }, "info", Warn, "digits get lost beside Opus"},
+		{"session-timeout", func(v []string) bool {
+			if len(v) == 0 {
+				return false
+			}
+			n, err := strconv.Atoi(v[len(v)-1])
+			return err == nil && n > 0 && n <= 300
+		}, seconds, Warn, "a call whose other node died goes on in silence"},
 		{"context", func(v []string) bool { return slices.Contains(v, profile) }, profile, Warn, "the context must ring devices of this switch only"},
 	}
 }

@@ -170,7 +170,9 @@ func meshStopped(t *testing.T, c *cluster) {
 		return strings.Count(c.api(c.nodes["buffalo"], "sofia_contact */1067@"+domain), "sofia/mesh/") == 2
 	})
 	london := c.nodes["london"]
-	c.api(london, "sofia profile internal stop")
+	c.eventually("london's profile is old enough to be stopped", func() bool {
+		return strings.Contains(c.api(london, "sofia profile internal stop"), "stopping")
+	})
 	c.eventually("london asks all profiles", func() bool {
 		return strings.Contains(c.api(london, "sofia_contact internal/1067@"+domain), "sofia/mesh/")
 	})
