@@ -227,8 +227,13 @@ func sharedDatabase(t *testing.T, p *postgres) {
 	before := p.dump(t, "shared")
 	a, b := &FusionPBX{Settings: *buffalo(), Hostname: "pbx1"}, &FusionPBX{Settings: *buffalo(), Hostname: "pbx2"}
 	b.Mesh = netip.MustParseAddrPort("198.51.100.20:5090")
-	p.mustRun(t, "shared", string(a.ApplySQL()))
-	p.mustRun(t, "shared", string(b.ApplySQL()))
+	const hint = "freeswitch.mesh_profile: mesh-pbx"
+	if out := p.mustRun(t, "shared", string(a.ApplySQL())); strings.Contains(out, hint) {
+		t.Errorf("the first node is told of others: %s", out)
+	}
+	if out := p.mustRun(t, "shared", string(b.ApplySQL())); !strings.Contains(out, hint+"2") {
+		t.Errorf("the second node is not told that profiles should differ in name: %s", out)
+	}
 	got := p.mustRun(t, "shared", `SELECT p.sip_profile_hostname, s.sip_profile_setting_value FROM v_sip_profiles p JOIN v_sip_profile_settings s USING (sip_profile_uuid)
 	  WHERE sip_profile_setting_name = 'sip-ip' ORDER BY 1`)
 	if want := "pbx1|192.0.2.10\npbx2|198.51.100.20\n"; got != want {

@@ -1,6 +1,7 @@
 package fsconf
 
 import (
+	"cmp"
 	"crypto/sha1"
 	"encoding/hex"
 	"fmt"
@@ -210,9 +211,12 @@ BEGIN
   IF EXISTS (SELECT FROM v_dialplans WHERE dialplan_context = %[6]s AND dialplan_uuid <> %[9]s) THEN
     RAISE EXCEPTION 'there is another dialplan in the context %[5]s: delete it (Dialplan, Dialplan Manager)';
   END IF;
+  IF EXISTS (SELECT FROM v_sip_profiles WHERE sip_profile_name = %[6]s AND sip_profile_uuid <> %[2]s) THEN
+    RAISE WARNING 'another node of this database has a profile %[5]s too: FusionPBX lists every user of other nodes once for each. Give each node a profile of its own, such as freeswitch.mesh_profile: %[5]s-%[10]s';
+  END IF;
 END
 $pbxmesh$;
-`, f.ownProfiles(), f.uuid(f.profileID()), quote(f.Hostname), replace, f.Profile, quote(f.Profile), overlap, f.uuid(f.aclID()), f.uuid(f.dialplanID()))
+`, f.ownProfiles(), f.uuid(f.profileID()), quote(f.Hostname), replace, f.Profile, quote(f.Profile), overlap, f.uuid(f.aclID()), f.uuid(f.dialplanID()), cmp.Or(f.Hostname, "HOSTNAME"))
 }
 
 func (f *FusionPBX) remove(b *strings.Builder) {

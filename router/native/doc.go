@@ -9,7 +9,9 @@
 // whole mechanism: a daemon that is killed leaves rows that age out, and a running
 // call never notices.
 //
-// The package owns its event socket connections, one for each of the three, so
+// Caches beside them has FusionPBX forget what another node of it changed.
+//
+// The package owns its event socket connections, one for each of the four, so
 // that a slow switch slows only itself and never the registration feed. It
 // refuses to read a registry, to judge nodes or to know about Redis clusters:
 // callers tell it what changed and answer its look-ups through small interfaces.

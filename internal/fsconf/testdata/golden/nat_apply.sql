@@ -44,6 +44,9 @@ BEGIN
   IF EXISTS (SELECT FROM v_dialplans WHERE dialplan_context = 'far' AND dialplan_uuid <> CAST('d5fac4e1-3a8a-5edb-bbd8-32c4287422ce' AS uuid)) THEN
     RAISE EXCEPTION 'there is another dialplan in the context far: delete it (Dialplan, Dialplan Manager)';
   END IF;
+  IF EXISTS (SELECT FROM v_sip_profiles WHERE sip_profile_name = 'far' AND sip_profile_uuid <> CAST('ca49bc4c-138a-5827-be2e-930c27d517d2' AS uuid)) THEN
+    RAISE WARNING 'another node of this database has a profile far too: FusionPBX lists every user of other nodes once for each. Give each node a profile of its own, such as freeswitch.mesh_profile: far-pbx-1.example.com';
+  END IF;
 END
 $pbxmesh$;
 

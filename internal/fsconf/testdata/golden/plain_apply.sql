@@ -43,6 +43,9 @@ BEGIN
   IF EXISTS (SELECT FROM v_dialplans WHERE dialplan_context = 'mesh' AND dialplan_uuid <> CAST('4e813313-7338-54b6-ae1a-2da7e4a25947' AS uuid)) THEN
     RAISE EXCEPTION 'there is another dialplan in the context mesh: delete it (Dialplan, Dialplan Manager)';
   END IF;
+  IF EXISTS (SELECT FROM v_sip_profiles WHERE sip_profile_name = 'mesh' AND sip_profile_uuid <> CAST('f1a9e6c3-ac42-5fcf-b153-4981563e7a87' AS uuid)) THEN
+    RAISE WARNING 'another node of this database has a profile mesh too: FusionPBX lists every user of other nodes once for each. Give each node a profile of its own, such as freeswitch.mesh_profile: mesh-HOSTNAME';
+  END IF;
 END
 $pbxmesh$;
 
