@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -101,4 +102,28 @@ func cachedAnswers(m *mesh) {
 		return m.a.api("user_data 1010@a.test var effective_caller_id_name") == "Renamed"
 	})
 	m.Logf("a change by a page of pbx2 is known on pbx1 after %v", took)
+}
+
+// The undo needs no host name, and leaves nothing behind. It comes last.
+func undone(m *mesh) {
+	const left = "SELECT count(*) FROM v_sip_profiles WHERE sip_profile_name LIKE 'mesh%%'"
+	for i, n := range m.nodes() {
+		script, code := n.pbxmesh("fsconf", "-c", n.config, "--flavor", "fusionpbx", "--undo")
+		if code != 0 {
+			m.Fatalf("fsconf --undo: exit code %d:\n%s", code, script)
+		}
+		m.inst.run("fusionpbx", script)
+		if got, want := m.inst.sql(left), strconv.Itoa(1-i); got != want {
+			m.Errorf("after the undo on %s there are %s mesh profiles, want %s", n.name, got, want)
+		}
+	}
+	for _, query := range []string{
+		"SELECT count(*) FROM v_dialplans WHERE dialplan_context LIKE 'mesh%'",
+		"SELECT count(*) FROM v_access_controls WHERE access_control_name LIKE 'mesh%'",
+		"SELECT count(*) FROM v_sip_profile_settings WHERE sip_profile_uuid NOT IN (SELECT sip_profile_uuid FROM v_sip_profiles)",
+	} {
+		if got := m.inst.sql("%s", query); got != "0" {
+			m.Errorf("%s after both: %s", query, got)
+		}
+	}
 }

@@ -271,6 +271,7 @@ func TestFusionPBX(t *testing.T) {
 		{"star codes", starCodes},
 		{"registrations page", registrationsPage},
 		{"cached answers", cachedAnswers},
+		{"undone", undone},
 	} {
 		t.Run(s.name, func(t *testing.T) {
 			outer := m.T
