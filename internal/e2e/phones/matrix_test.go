@@ -2,6 +2,7 @@ package phones_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -28,7 +29,7 @@ var offers = []struct {
 // its cause, so that the caller's phone sees what became of it. Nobody rings for long.
 const matrixPlan = `<context name="default"><extension name="local"><condition field="destination_number" expression="^(1[0-9]{3})$">
   <action application="set" data="hangup_after_bridge=true"/>
-  <action application="set" data="call_timeout=5"/>
+  <action application="set" data="call_timeout=6"/>
   <action application="bridge" data="user/$1@` + zone + `"/>
 </condition></extension></context>`
 
@@ -65,19 +66,17 @@ func TestScenarioMatrix(t *testing.T) {
 	t.Cleanup(meter.Close)
 	x := &matrix{t: t, m: m, meter: meter, phones: map[string]*softphone.Phone{}, busy: map[*softphone.Phone]bool{}, got: map[pair]map[string]string{}}
 	x.change = sync.NewCond(&x.mu)
-	for _, town := range towns {
-		for _, kind := range softphone.Kinds {
-			for i := range offers {
-				x.phones[key(kind, town, i)] = m.phone(t, town, softphone.Config{Kind: kind, Codecs: offers[i].codecs, MaxCalls: 1, Expires: 10 * time.Minute})
-			}
-		}
+	todo := x.pairs()
+	for _, p := range todo {
+		x.phone(p.caller, p.from, p.offer)
+		x.phone(p.callee, p.to, p.accept)
 	}
 	for k, p := range x.phones {
 		town, _, _ := strings.Cut(k, " ")
 		m.isAt(t, p, town)
 	}
 	began := time.Now()
-	x.run(x.pairs())
+	x.run(todo)
 	// What differs is tried again: a phone or a switch that had no processor for a second
 	// is no difference.
 	if again := x.differing(); len(again) > 0 {
@@ -92,6 +91,17 @@ func TestScenarioMatrix(t *testing.T) {
 
 func key(kind softphone.Kind, town string, offer int) string {
 	return fmt.Sprint(town, " ", kind, " ", offer)
+}
+
+// phone starts a phone of the matrix, if it does not run. Its node is told to it: under
+// load its look-ups would name another one now and then.
+func (x *matrix) phone(kind softphone.Kind, town string, offer int) {
+	k := key(kind, town, offer)
+	if x.phones[k] == nil {
+		x.phones[k] = x.m.phone(x.t, town, softphone.Config{
+			Kind: kind, Registrar: x.m.nodes[town].sw.SIP(), Codecs: offers[offer].codecs, MaxCalls: 1, Expires: 10 * time.Minute,
+		})
+	}
 }
 
 // matrix is the phones and what became of their calls.
@@ -119,7 +129,8 @@ func (x *matrix) pairs() []pair {
 					for _, k := range pairs {
 						p := pair{k.caller, k.callee, from, to, offer, accept}
 						// One node is enough for what happens on one.
-						if i == j && i > 0 || part != "" && i != j && !strings.Contains(p.String(), part) {
+						same := i == j
+						if same && i > 0 || part != "" && !strings.Contains(p.String(), part) && !same {
 							continue
 						}
 						out = append(out, p)
@@ -128,7 +139,13 @@ func (x *matrix) pairs() []pair {
 			}
 		}
 	}
-	return out
+	if part == "" {
+		return out
+	}
+	// Only the references of what is run.
+	return slices.DeleteFunc(out, func(p pair) bool {
+		return p.from == p.to && !slices.ContainsFunc(out, func(q pair) bool { return q.from != q.to && q.alike() == p.alike() })
+	})
 }
 
 // run plays pairs, as many at once as there are phones for.
@@ -305,9 +322,15 @@ func (k *talk) answered(ctx context.Context) error {
 	if err := k.callee.Answer(); err != nil {
 		return err
 	}
-	call, err := k.caller.WaitAnswered(ctx)
+	call, err := k.taken(ctx)
 	if err != nil {
 		return err
+	}
+	if call.Ended { // no codec in common: one switch does not transcode either
+		for _, o := range outcomes[:5] {
+			k.got[o] = ended(call)
+		}
+		return nil
 	}
 	if err := k.talking(ctx); err != nil {
 		return err
@@ -324,7 +347,7 @@ func (k *talk) answered(ctx context.Context) error {
 			k.got[h.name] = "FAILED: " + err.Error()
 		}
 	}
-	return k.taken(ctx)
+	return k.second(ctx)
 }
 
 func (k *talk) digits(ctx context.Context) error {
@@ -376,8 +399,15 @@ func (k *talk) held(ctx context.Context, by *softphone.Phone, name string) error
 	return nil
 }
 
-// taken calls a second time, while the callee talks and takes one call only.
-func (k *talk) taken(ctx context.Context) error {
+// taken waits until the call is answered, or over.
+func (k *talk) taken(ctx context.Context) (softphone.Call, error) {
+	ctx, cancel := context.WithTimeout(ctx, step)
+	defer cancel()
+	return k.caller.WaitCall(ctx, "an answer", func(c softphone.Call) bool { return c.Answered || c.Ended })
+}
+
+// second calls again, while the callee talks and takes one call only.
+func (k *talk) second(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, step)
 	defer cancel()
 	if err := k.caller.Call(k.callee.User()); err != nil {
@@ -410,25 +440,31 @@ func (k *talk) early(ctx context.Context) error {
 	if err := k.ring(ctx); err != nil {
 		return err
 	}
-	short, cancel := context.WithTimeout(ctx, step/4)
+	short, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	if _, err := k.caller.WaitCall(short, "early media", func(c softphone.Call) bool { return c.Early || c.Ended }); err != nil {
+	call, err := k.caller.WaitCall(short, "early media", func(c softphone.Call) bool { return c.Early || c.Ended })
+	switch {
+	case err != nil:
 		return err
+	case call.Ended:
+		k.got["early media"] = ended(call)
+		return nil
 	}
-	if err := k.x.meter.WaitHeard(short, k.caller, 10); err != nil {
-		return err
+	// Linphone announces early media and, without a sound card, sends none.
+	heard := k.x.meter.WaitHeard(short, k.caller, 10) == nil
+	if !heard && k.callee.Kind() == softphone.Baresip {
+		return errors.New("no early media is heard")
 	}
 	if err := k.callee.Answer(); err != nil {
 		return err
 	}
-	call, err := k.caller.WaitAnswered(ctx)
-	if err != nil {
+	if call, err = k.taken(ctx); err != nil {
 		return err
 	}
 	if err := k.talking(ctx); err != nil {
 		return err
 	}
-	k.got["early media"] = fmt.Sprintf("heard before the answer, %d, both heard", call.Status)
+	k.got["early media"] = fmt.Sprintf("183 with audio %v, then %d, both heard", heard, call.Status)
 	return k.caller.HangupAll(ctx)
 }
 

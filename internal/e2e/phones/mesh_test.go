@@ -232,7 +232,7 @@ func (m *mesh) startDaemon(i int, n *node) {
 }
 
 // phone starts a phone with a user and an address of its own, which finds its node by
-// the name server of a town.
+// the name server of a town, unless it has a registrar.
 func (m *mesh) phone(t *testing.T, at string, cfg softphone.Config) *softphone.Phone {
 	t.Helper()
 	m.mu.Lock()
@@ -242,7 +242,9 @@ func (m *mesh) phone(t *testing.T, at string, cfg softphone.Config) *softphone.P
 	cfg.User, cfg.Domain = m.users[i].Name, zone
 	cfg.Password, cfg.Dir = password(cfg.User), t.TempDir()
 	cfg.Local = netip.AddrFrom4([4]byte{127, m.net, byte(16 + i/200), byte(1 + i%200)})
-	cfg.DNS = m.nodes[at].app.DNSAddrs()[0]
+	if !cfg.Registrar.IsValid() {
+		cfg.DNS = m.nodes[at].app.DNSAddrs()[0]
+	}
 	p, err := softphone.Start(cfg)
 	if err != nil {
 		t.Fatal(err)
