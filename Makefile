@@ -76,8 +76,8 @@ soak-failover: ## A flapping node and one that loses 30 % of its packets, for DU
 bench-drain: ## Drain a simulated node: PHONES=1000 CALLS=50 PACE=100; registrations by second, calls cut, time
 	PBXMESH_BENCH_DRAIN='$(or $(PHONES),1000) $(or $(CALLS),50) $(or $(PACE),100)' $(GO) test -count=1 -v -timeout 60m -run '^TestBenchDrain$$' ./internal/e2e
 
-bench-phones: ## Seconds until real phones are back by name: FREESWITCH=, ROUNDS= INTERVALS='30s 60s 120s'; as root
-	PBXMESH_BENCH_PHONES='$(or $(ROUNDS),5)' PBXMESH_BENCH_INTERVALS='$(or $(INTERVALS),30s 60s 120s)' PBXMESH_FREESWITCH='$(or $(FREESWITCH),$(PBXMESH_FREESWITCH))' \
+bench-phones: ## Seconds until real phones are back by name: FREESWITCH=, ROUNDS= KIND= INTERVALS='30s 60s 120s'; as root
+	PBXMESH_BENCH_KIND='$(KIND)' PBXMESH_BENCH_PHONES='$(or $(ROUNDS),5)' PBXMESH_BENCH_INTERVALS='$(or $(INTERVALS),30s 60s 120s)' PBXMESH_FREESWITCH='$(or $(FREESWITCH),$(PBXMESH_FREESWITCH))' \
 	  $(GO) test -count=1 -v -timeout 3h -run '^TestBenchPhones$$' ./internal/e2e/byname
 
 tidy: ## Bring go.mod, go.sum and the format in order

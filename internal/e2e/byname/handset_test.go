@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,6 +28,9 @@ type handset struct {
 	// with the reason why it was not.
 	dial  func(ctx context.Context, number string) error
 	close func()
+
+	// tail is what the phone said last, for a failing test.
+	tail func() string
 }
 
 func (h *handset) String() string { return h.model + " " + h.transport }
@@ -74,6 +79,10 @@ func newSoftphone(kind softphone.Kind, transport string, interval time.Duration)
 		return nil, err
 	}
 	h.close = func() { _ = p.Close() }
+	h.tail = func() string {
+		lines := strings.Split(p.Log(), "\n")
+		return strings.Join(lines[max(0, len(lines)-60):], "\n")
+	}
 	h.invites = func() int {
 		n := 0
 		for _, c := range p.Trace().Calls() {
@@ -122,6 +131,7 @@ func (m *mesh) newTab(b *browser.Browser, interval time.Duration) (*handset, err
 		_ = p.Close(ctx)
 	}
 	h.invites = func() int { return len(p.Invites()) }
+	h.tail = func() string { return fmt.Sprintf("%+v", p.Events()) }
 	h.dial = func(ctx context.Context, number string) error {
 		c, err := p.Call(ctx, number)
 		if err != nil {
@@ -155,7 +165,7 @@ type outcome struct {
 }
 
 // redial is how long a user waits for an answer before dialling again.
-const redial = 6 * time.Second
+const redial = 10 * time.Second
 
 // observe watches what becomes of the phones after a failure at began, for at most
 // patience: passive ones are called once they are known on a living node, active ones dial
@@ -169,7 +179,7 @@ func (m *mesh) observe(began time.Time, patience time.Duration, dead string, pas
 		out[i].handset = h
 		wait.Go(func() {
 			if out[i].dialled = i >= len(passive); out[i].dialled {
-				out[i].took = awaitCalls(ctx, began, h, other)
+				out[i].took = m.awaitCalls(ctx, began, h, other)
 			} else {
 				out[i].took, out[i].rang = m.awaitCalled(ctx, began, dead, h, other)
 			}
@@ -179,45 +189,54 @@ func (m *mesh) observe(began time.Time, patience time.Duration, dead string, pas
 	return out
 }
 
-// awaitCalled waits until a phone is known on a living node, and has it called then.
+// awaitCalled waits until a phone is known on a living node, and has it called then, again
+// and again: it may be known a moment before its row stands in the caller's switch.
 func (m *mesh) awaitCalled(ctx context.Context, began time.Time, dead string, h *handset, other *phone.Phone) (took time.Duration, rang int) {
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
+	alive := func() bool {
+		return slices.ContainsFunc(m.where(m.nodes["singapore"].app, h.user), func(at string) bool { return at != dead })
+	}
 	for before := h.invites(); ; {
-		alive := false
-		for _, at := range m.where(m.nodes["singapore"].app, h.user) {
-			alive = alive || at != dead
-		}
-		if alive {
-			call, err := other.Call(ctx, h.user)
-			if err != nil {
-				return 0, 0
-			}
-			for h.invites() == before {
-				select {
-				case <-tick.C:
-				case <-ctx.Done():
-					return 0, 0
-				}
-			}
-			took = time.Since(began)
-			// A second INVITE of the same call would come with the first one.
-			for end := time.Now().Add(time.Second); time.Now().Before(end); <-tick.C {
-			}
-			rang = h.invites() - before
-			_ = call.Hangup(ctx)
-			return took, rang
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
+		if !await(ctx, alive) {
 			return 0, 0
 		}
+		call, err := other.Call(ctx, h.user)
+		if err != nil {
+			return 0, 0
+		}
+		// Who answers without the phone is the caller's dialplan, which found nobody.
+		await(ctx, func() bool { return h.invites() > before || call.Info().State >= phone.Answered })
+		if h.invites() > before {
+			took = time.Since(began)
+			// A second INVITE of the same call would come with the first one.
+			settled, cancel := context.WithTimeout(ctx, time.Second)
+			await(settled, func() bool { return h.invites() > before+1 })
+			cancel()
+			_ = call.Hangup(ctx)
+			return took, h.invites() - before
+		}
+		if ctx.Err() != nil {
+			return 0, 0
+		}
+		_ = call.Hangup(ctx)
 	}
 }
 
+// await polls until cond holds, or ctx ends, which it says.
+func await(ctx context.Context, cond func() bool) bool {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for !cond() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return true
+}
+
 // awaitCalls dials again and again, as a user does, until somebody answers.
-func awaitCalls(ctx context.Context, began time.Time, h *handset, other *phone.Phone) time.Duration {
+func (m *mesh) awaitCalls(ctx context.Context, began time.Time, h *handset, other *phone.Phone) time.Duration {
 	for ctx.Err() == nil {
 		attempt, cancel := context.WithTimeout(ctx, redial)
 		err := h.dial(attempt, other.User())
@@ -225,6 +244,7 @@ func awaitCalls(ctx context.Context, began time.Time, h *handset, other *phone.P
 			cancel()
 			return time.Since(began)
 		}
+		m.t.Logf("%v dials after %s: %v", h, time.Since(began).Round(100*time.Millisecond), err)
 		// What is refused at once is dialled again a moment later.
 		pause := time.NewTimer(time.Second)
 		select {

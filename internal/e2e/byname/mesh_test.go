@@ -179,9 +179,11 @@ func (m *mesh) serverConfig(i int) *config.Config {
 }
 
 // shared is what all daemons have in common. A node that comes back is answered with at
-// once, so that rounds can follow one another; nothing else differs from the defaults.
+// once, so that rounds can follow one another, and nobody is sent to another node to see how
+// far that is; nothing else differs from the defaults.
 func (m *mesh) shared(cfg *config.Config) {
 	cfg.API.Listen = netip.AddrPort{}
+	cfg.Failover.Latency.Enabled = false
 	cfg.Failover.Return = config.Return{MaxHold: time.Minute}
 }
 
