@@ -46,7 +46,8 @@ func (a *App) buildNative() error {
 	}
 	if n.MWI {
 		a.native.mailboxes = native.NewMailboxes(native.MailboxesOptions{
-			ESL: socket, Local: a.nodeID(), Directory: a.replica, Exchange: exchange, Shared: n.SharedVoicemail, Logger: a.log,
+			ESL: socket, Local: a.nodeID(), Directory: a.replica, Exchange: exchange,
+			Profiles: sw.Profiles, Shared: n.SharedVoicemail, Logger: a.log,
 		})
 	}
 	return nil

@@ -169,7 +169,8 @@ type Native struct {
 	Presence bool `yaml:"presence"` // lamps (BLF) across nodes
 	MWI      bool `yaml:"mwi"`      // message counts across nodes
 
-	// SharedVoicemail says that all switches keep messages in one place.
+	// SharedVoicemail says that all switches keep messages in one place, where they do
+	// not say so themselves.
 	SharedVoicemail bool `yaml:"shared_voicemail"`
 }
 

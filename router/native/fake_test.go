@@ -31,9 +31,10 @@ type fakeSwitch struct {
 	lists   int
 	scripts []string // that were run, without "lua ~"
 
-	channels map[string]channelRow
-	booting  bool          // mod_sofia is not loaded yet
-	slow     time.Duration // to answer an event
+	channels   map[string]channelRow
+	domainUUID string        // what its directory says of every domain
+	booting    bool          // mod_sofia is not loaded yet
+	slow       time.Duration // to answer an event
 
 	down bool                 // refuses connections
 	lose func(sentEvent) bool // takes the event and does nothing
@@ -226,6 +227,12 @@ func (c *fakeConn) API(_ context.Context, command string) (string, error) {
 	if script, ok := strings.CutPrefix(command, "lua ~"); ok {
 		c.s.scripts = append(c.s.scripts, script)
 		return "+OK", nil
+	}
+	if strings.HasPrefix(command, "user_data ") && strings.HasSuffix(command, " var domain_uuid") {
+		if strings.HasPrefix(c.s.domainUUID, "-ERR") {
+			return "", &esl.ReplyError{Command: command, Text: c.s.domainUUID}
+		}
+		return c.s.domainUUID, nil
 	}
 	switch command {
 	case "switchname":

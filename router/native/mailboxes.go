@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -33,16 +34,18 @@ const (
 type MailboxesOptions struct {
 	ESL       esl.Config // of the local switch; OnEvent is ignored
 	Local     pbxmesh.NodeID
-	Directory Directory // tells whose phones are here, and on which profile
+	Directory Directory // tells who is registered anywhere
 	Exchange  Exchange
+
+	// Profiles are the sofia profiles where phones register; "internal" when empty.
+	Profiles []string
 
 	// TTL is how long other nodes believe in messages that are not repeated.
 	// Repeated at a third of it. DefaultMailboxTTL when 0.
 	TTL time.Duration
 
-	// Shared says that the switches keep messages in one place, such as a database
-	// that all of them use: then the newest report of any node is the whole truth.
-	// Otherwise each node has mailboxes of its own and phones are shown the sum.
+	// Shared says that all switches keep messages in one place, where their directory
+	// does not say so: see storeOf.
 	Shared bool
 
 	Logger *slog.Logger
@@ -60,11 +63,16 @@ type MailboxesStats struct {
 	Dropped uint64      `json:"dropped"`
 }
 
-// Mailboxes shows messages that wait for a user on any node to the user's phones
-// on this one (MWI). Each switch reports its own mailboxes. Only users with a device registered here get an event, one for each sofia
-// profile that the devices use: the profile is always named, because a switch
-// that has to guess it from the domain may take the mesh profile for it, whose
-// injected rows carry that domain.
+// Mailboxes shows messages that wait in a mailbox of any node to the phones on this one
+// that watch it (MWI). Each switch reports its mailboxes. Switches that keep them in
+// one store all speak of the same messages: the newest word of any of them holds. What
+// different stores hold adds up.
+//
+// A mailbox need not be a user's: phones subscribe to others, or are told of a group's
+// mailbox (mwi-account of their directory entry). So every profile with phones gets the
+// event, and mod_sofia finds who watches. The profile is always named: a switch that
+// has to guess it from the domain may take the mesh profile for it, whose injected rows
+// carry that domain.
 //
 // An event that we send is seen by everybody on the switch, us included: it
 // carries a header of ours and is not taken for news.
@@ -80,7 +88,14 @@ type Mailboxes struct {
 	boxes  map[pbxmesh.AOR]*box
 	due    map[pbxmesh.AOR]time.Time // whose phones are to be told, and when
 	remote int
+	order  uint64 // counts the words
+	inbox  []localReport
 	stats  MailboxesStats
+
+	spellings spellings
+	domains   map[string]pbxmesh.AOR // a user of each domain, to ask the directory about
+
+	stores map[string]storeAnswer // by domain
 
 	// The local voicemail says nothing by itself after a restart of this daemon, so
 	// it is asked once in a session about everybody.
@@ -88,17 +103,27 @@ type Mailboxes struct {
 	ask   []pbxmesh.AOR
 }
 
-// box is one user's messages.
+// box is one mailbox, as several nodes know it.
 type box struct {
-	local  *messages // as our switch says; nil when it never did
+	local  *word // as our switch says; nil when it never did
+	told   bool  // the other nodes know local
 	remote map[pbxmesh.NodeID]remoteBox
 }
 
-type remoteBox struct {
+// word is what one switch says of a mailbox.
+type word struct {
 	messages
-	run   string
-	seq   uint64
-	until time.Time
+	from  string // the mailbox in the switch's own spelling
+	store string // where the messages are, "" for in the switch alone
+	order uint64 // the higher one is newer
+}
+
+type remoteBox struct {
+	word
+	run    string
+	seq    uint64
+	change uint64
+	until  time.Time
 }
 
 // messages are the counts of RFC 3842 section 5.2, urgent ones included.
@@ -114,6 +139,9 @@ func NewMailboxes(opts MailboxesOptions) *Mailboxes {
 		opts.TTL = DefaultMailboxTTL
 	}
 	opts.TTL = min(opts.TTL, maxMailboxTTL)
+	if len(opts.Profiles) == 0 {
+		opts.Profiles = []string{"internal"}
+	}
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -127,6 +155,7 @@ func NewMailboxes(opts MailboxesOptions) *Mailboxes {
 		teller: newTeller(opts.Exchange, KindMailbox, opts.Local, opts.TTL, log),
 		wake:   make(chan struct{}, 1),
 		boxes:  make(map[pbxmesh.AOR]*box), due: make(map[pbxmesh.AOR]time.Time),
+		spellings: make(spellings), domains: make(map[string]pbxmesh.AOR),
 	}
 }
 
@@ -134,7 +163,7 @@ func NewMailboxes(opts MailboxesOptions) *Mailboxes {
 func (m *Mailboxes) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { m.teller.publish(ctx) })
-	wg.Go(func() { m.teller.follow(ctx, m.hear, nil) })
+	wg.Go(func() { m.teller.follow(ctx, m.hear, m.adopt) })
 	wg.Go(func() { m.tick(ctx) })
 	m.link.run(ctx, m.onEvent, m.linkState, m.session)
 	wg.Wait()
@@ -151,7 +180,15 @@ func (m *Mailboxes) Changed(aor pbxmesh.AOR) {
 		m.tellAt(aor, time.Now().Add(queryDelay))
 	}
 	if m.core != "" {
+		m.know(aor)
 		m.askAbout(aor)
+	}
+}
+
+// know takes note of a user of its domain; m.mu is held.
+func (m *Mailboxes) know(aor pbxmesh.AOR) {
+	if _, known := m.domains[aor.Domain()]; !known && len(m.domains) < maxMailboxes {
+		m.domains[aor.Domain()] = aor
 	}
 }
 
@@ -184,50 +221,136 @@ func (m *Mailboxes) linkState(err error) {
 	}
 }
 
+// storeField names the store in a State's fields.
+const storeField = "store"
+
 // hear takes another node's mailbox.
 func (m *Mailboxes) hear(st State) {
 	now := time.Now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if st.AOR.IsZero() {
+		return
+	}
+	next := remoteBox{
+		word: word{messages: messagesOf(st.Fields), from: m.spelling(st.AOR, st.From), store: clean(st.Fields[storeField])},
+		run:  st.Run, seq: st.Seq, change: st.Change, until: now.Add(min(max(st.TTL, minCallTTL), maxMailboxTTL)),
+	}
+	// An end of a shared mailbox with no messages left is a word like any other; one
+	// with messages says only that another node speaks for it now.
+	emptied := st.Ended && next.messages == (messages{}) && next.store != ""
 	b := m.boxes[st.AOR]
 	var old remoteBox
 	have := false
 	if b != nil {
 		old, have = b.remote[st.Node]
 	}
-	if have && old.run == st.Run && st.Seq <= old.seq || !have && st.Ended {
+	if have && old.run == st.Run && st.Seq <= old.seq || !have && st.Ended && (!emptied || b == nil) {
 		return
 	}
-	if !have && m.remote >= maxMailboxes {
+	if !have && !st.Ended && m.remote >= maxMailboxes {
 		m.stats.Dropped++
 		return
 	}
 	if b == nil {
 		b = m.box(st.AOR)
 	}
-	next := remoteBox{messages: messagesOf(st.Fields), run: st.Run, seq: st.Seq, until: now.Add(min(max(st.TTL, minCallTTL), maxMailboxTTL))}
-	switch {
-	case st.Ended:
-		delete(b.remote, st.Node)
-		m.remote--
-	case !have:
-		m.remote++
-		fallthrough
-	default:
-		b.remote[st.Node] = next
-	}
-	if m.opts.Shared && !st.Ended {
-		for node := range b.remote {
-			if node != st.Node {
-				delete(b.remote, node)
-				m.remote--
+	before := b.sum()
+	if st.Ended {
+		m.dropRemote(b, st.Node)
+		if emptied {
+			m.dropStore(st.AOR, b, next.store, nil)
+		} else if have {
+			m.takeOver(st.AOR, b, old.word)
+		}
+	} else {
+		if !have {
+			m.remote++
+		}
+		next.order = old.order
+		if !have || old.run != st.Run || old.change != st.Change {
+			m.order++
+			next.order = m.order
+			if next.store != "" {
+				m.dropStore(st.AOR, b, next.store, &next.messages)
 			}
 		}
-		b.local = nil
-		m.teller.end(st.AOR.String(), nil)
+		b.remote[st.Node] = next
 	}
-	if st.Ended || !have || old.messages != next.messages {
+	if b.sum() != before {
 		m.tellAt(st.AOR, now)
+	}
+}
+
+// spelling returns from if it is aor's, else aor in lower case.
+func (m *Mailboxes) spelling(aor pbxmesh.AOR, from string) string {
+	if key, ok := watched(protoSIP, from); ok && key == userLamp(aor) {
+		return bare(from)
+	}
+	return aor.String()
+}
+
+func (m *Mailboxes) dropRemote(b *box, node pbxmesh.NodeID) {
+	if _, ok := b.remote[node]; ok {
+		delete(b.remote, node)
+		m.remote--
+	}
+}
+
+// dropStore forgets what was said of aor's messages in store before a newer word, but
+// for those who said the same, which is keep unless nil.
+func (m *Mailboxes) dropStore(aor pbxmesh.AOR, b *box, store string, keep *messages) {
+	for node, r := range b.remote {
+		if r.store == store && (keep == nil || r.messages != *keep) {
+			m.dropRemote(b, node)
+		}
+	}
+	if b.local != nil && b.local.store == store && (keep == nil || b.local.messages != *keep) {
+		b.local = nil
+		m.teller.end(aor.String(), nil)
+	}
+}
+
+// takeOver keeps what a node said that speaks no more, when this one has the same
+// store and nobody else speaks for it: the messages still wait. Our own voicemail is
+// asked again, and what it says is told.
+func (m *Mailboxes) takeOver(aor pbxmesh.AOR, b *box, last word) {
+	if last.store == "" || last.messages == (messages{}) || b.local != nil {
+		return
+	}
+	for _, r := range b.remote {
+		if r.store == last.store {
+			return
+		}
+	}
+	if answer, ok := m.stores[aor.Domain()]; !ok || answer.store != last.store {
+		return
+	}
+	b.local, b.told = &last, false
+	if m.core != "" {
+		delete(m.asked, aor)
+		m.askAbout(aor)
+	}
+}
+
+// adopt takes up what an earlier life of this daemon told: a voicemail that answers no
+// questions would say nothing until the next message.
+func (m *Mailboxes) adopt(st State) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if st.AOR.IsZero() {
+		return
+	}
+	b := m.box(st.AOR)
+	if b.local != nil {
+		return
+	}
+	m.order++
+	b.local = &word{messages: messagesOf(st.Fields), from: m.spelling(st.AOR, st.From), store: clean(st.Fields[storeField]), order: m.order}
+	b.told = true
+	m.teller.tell(State{Key: st.Key, AOR: st.AOR, From: st.From, Epoch: st.Epoch, Fields: st.Fields})
+	if m.core != "" {
+		m.askAbout(st.AOR)
 	}
 }
 
@@ -262,29 +385,60 @@ func (m *Mailboxes) tick(ctx context.Context) {
 			for aor, b := range m.boxes {
 				for node, r := range b.remote {
 					if !now.Before(r.until) {
-						delete(b.remote, node)
-						m.remote--
+						m.dropRemote(b, node)
+						m.takeOver(aor, b, r.word)
 						m.tellAt(aor, now)
 					}
 				}
 			}
+			m.spellings.expire(now)
 			m.mu.Unlock()
 		}
 	}
 }
 
-// sum returns what the user's phones are to show.
+// sum returns what phones are to show: of each store the newest word, and of every
+// switch that has messages of its own.
 func (b *box) sum() messages {
-	var s messages
+	var total messages
+	newest := make(map[string]word)
+	add := func(w word) {
+		if w.store == "" {
+			total = total.plus(w.messages)
+		} else if have, ok := newest[w.store]; !ok || w.order > have.order {
+			newest[w.store] = w
+		}
+	}
 	if b.local != nil {
-		s = *b.local
+		add(*b.local)
 	}
 	for _, r := range b.remote {
-		s.waiting = s.waiting || r.waiting
-		s.fresh, s.old = s.fresh+r.fresh, s.old+r.old
-		s.freshUrgent, s.oldUrgent = s.freshUrgent+r.freshUrgent, s.oldUrgent+r.oldUrgent
+		add(r.word)
 	}
-	return s
+	for _, w := range newest {
+		total = total.plus(w.messages)
+	}
+	return total
+}
+
+// spellings returns how the switches that speak of the box write it.
+func (b *box) spellings() []string {
+	var out []string
+	if b.local != nil {
+		out = append(out, b.local.from)
+	}
+	for _, r := range b.remote {
+		out = append(out, r.from)
+	}
+	slices.Sort(out)
+	return out
+}
+
+func (s messages) plus(o messages) messages {
+	return messages{
+		waiting: s.waiting || o.waiting, fresh: s.fresh + o.fresh, old: s.old + o.old,
+		freshUrgent: s.freshUrgent + o.freshUrgent, oldUrgent: s.oldUrgent + o.oldUrgent,
+	}
 }
 
 // voiceMessage returns the counts as "new/old (urgent new/urgent old)".

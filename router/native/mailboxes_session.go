@@ -2,7 +2,10 @@ package native
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,71 +25,198 @@ func (m *Mailboxes) onEvent(e *esl.Event) {
 	case "MESSAGE_WAITING":
 		m.localMailbox(e)
 	case "MESSAGE_QUERY":
-		if e.Has(originHeader) {
-			return
-		}
-		// A phone that asks is answered by the local voicemail, which knows only its
-		// own mailboxes, or by nobody.
-		if aor, err := pbxmesh.ParseAOR(e.Get("Message-Account")); err == nil {
-			m.mu.Lock()
-			if b := m.boxes[aor]; b != nil && len(b.remote) > 0 {
-				m.tellAt(aor, time.Now().Add(queryDelay))
-			}
-			m.mu.Unlock()
-		}
+		m.asksFor(e)
 	}
 }
 
+// queryLasts is how long a phone is believed to watch a mailbox that it asked about:
+// longer than usual phones take to register and subscribe again.
+const queryLasts = 2 * time.Hour
+
+// asksFor takes the question of a phone that registers or subscribes. It is answered by
+// the local voicemail, which knows only its own mailboxes, or by nobody.
+func (m *Mailboxes) asksFor(e *esl.Event) {
+	account := strings.TrimPrefix(e.Get("Message-Account"), "sip:")
+	aor, err := pbxmesh.ParseAOR(account)
+	if err != nil || e.Has(originHeader) {
+		return
+	}
+	now := time.Now()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.spellings.learn(userLamp(aor), account, now, queryLasts)
+	if b := m.boxes[aor]; b != nil && (len(b.remote) > 0 || len(m.spellings[userLamp(aor)]) > 0) {
+		m.tellAt(aor, now.Add(queryDelay))
+	}
+	if m.core != "" {
+		m.askAbout(aor)
+	}
+}
+
+// localReport is what our switch said of one of its mailboxes.
+type localReport struct {
+	aor      pbxmesh.AOR
+	from     string
+	fields   map[string]string
+	stock    bool   // by mod_voicemail, whose messages are the switch's own
+	question bool   // in answer to ours, and shown to nobody
+	profile  string // whose phones were told
+}
+
+// maxReports bounds what waits for the session.
+const maxReports = 10_000
+
 // localMailbox takes what our switch says of one of its mailboxes.
 func (m *Mailboxes) localMailbox(e *esl.Event) {
-	if e.Has(originHeader) {
+	from := strings.TrimPrefix(e.Get("MWI-Message-Account"), "sip:")
+	aor, err := pbxmesh.ParseAOR(from)
+	if err != nil || e.Has(originHeader) {
 		return
 	}
-	aor, err := pbxmesh.ParseAOR(e.Get("MWI-Message-Account"))
-	if err != nil {
-		return
+	r := localReport{
+		aor: aor, from: from, fields: make(map[string]string, len(messageHeaders)+1), profile: e.Get("Sofia-Profile"),
+		stock: strings.HasSuffix(e.Get("Event-Calling-File"), "mod_voicemail.c"), question: e.Get("Call-ID") == questionID,
 	}
-	fields := make(map[string]string, len(messageHeaders))
 	for _, name := range messageHeaders {
 		if v := clean(e.Get(name)); v != "" {
-			fields[name] = v
+			r.fields[name] = v
 		}
 	}
-	now := messagesOf(fields)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.core == "" || e.CoreUUID() != m.core {
 		return
 	}
-	b := m.box(aor)
+	if len(m.inbox) >= maxReports {
+		m.stats.Dropped++
+		return
+	}
+	m.inbox = append(m.inbox, r)
+	poke(m.wake)
+}
+
+// nextReport returns the oldest report that waits.
+func (m *Mailboxes) nextReport() (localReport, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.inbox) == 0 {
+		m.inbox = nil
+		return localReport{}, false
+	}
+	r := m.inbox[0]
+	m.inbox = m.inbox[1:]
+	return r, true
+}
+
+// take in a report about messages in store.
+func (m *Mailboxes) reported(r localReport, store string) {
+	now := messagesOf(r.fields)
+	key := r.aor.String()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	b := m.box(r.aor)
+	if r.stock && now == (messages{}) && (b.local == nil || b.local.store != "") {
+		// mod_voicemail is loaded and has nothing: no news, but its phone was told so.
+		if !r.question && b.sum() != now {
+			m.tellAt(r.aor, time.Now().Add(hangupDelay))
+		}
+		m.forget(r.aor, b)
+		return
+	}
 	var before messages
 	if b.local != nil {
-		before = *b.local
+		before = b.local.messages
 	}
-	same := before == now && (!m.opts.Shared || len(b.remote) == 0)
-	b.local = &now
-	if m.opts.Shared {
-		m.remote -= len(b.remote)
-		clear(b.remote)
-	}
-	switch {
-	case now == (messages{}) && !m.opts.Shared:
-		m.teller.end(aor.String(), nil)
-	case !same:
-		m.teller.tell(State{Key: aor.String(), AOR: aor, Epoch: m.core, Fields: fields})
-	}
-	// An event without a profile may have gone to the mesh profile, and one about
-	// messages here alone has just hidden those elsewhere.
-	question := e.Get("Call-ID") == questionID // shown to nobody
-	if question && !same || !question && (e.Get("Sofia-Profile") == "" || len(b.remote) > 0) {
-		m.tellAt(aor, time.Now().Add(hangupDelay))
-	}
-	if now == (messages{}) && len(b.remote) == 0 {
-		if _, due := m.due[aor]; !due {
-			delete(m.boxes, aor)
+	same := before == now && (b.local == nil || b.local.store == store && b.told)
+	if store != "" {
+		r.fields[storeField] = store
+		for node, o := range b.remote {
+			if o.store == store && o.messages != now {
+				m.dropRemote(b, node)
+				same = false
+			}
 		}
 	}
+	m.order++
+	b.local, b.told = &word{messages: now, from: r.from, store: store, order: m.order}, true
+	switch {
+	case now != (messages{}):
+		if !same {
+			m.teller.tell(State{Key: key, AOR: r.aor, From: r.from, Epoch: m.core, Fields: r.fields})
+		}
+	case store == "":
+		m.teller.end(key, nil)
+	case !m.teller.end(key, r.fields) && !same:
+		m.teller.say(State{Key: key, AOR: r.aor, From: r.from, Epoch: m.core, Fields: r.fields})
+	}
+	// An event without a profile of phones may have gone to the mesh profile, one about
+	// messages here alone has just hidden those elsewhere, and one in one spelling is
+	// not for those who watch another.
+	missed := !slices.Contains(m.opts.Profiles, r.profile) || b.sum() != now || len(m.spellings[userLamp(r.aor)]) > 0 || r.from != key
+	if r.question && !same || !r.question && missed {
+		m.tellAt(r.aor, time.Now().Add(hangupDelay))
+	}
+	m.forget(r.aor, b)
 }
+
+// forget drops a box of which nobody says anything; m.mu is held.
+func (m *Mailboxes) forget(aor pbxmesh.AOR, b *box) {
+	if _, due := m.due[aor]; !due && len(b.remote) == 0 && (b.local == nil || b.local.messages == messages{}) {
+		delete(m.boxes, aor)
+	}
+}
+
+// storeAnswer is what the directory said of a domain.
+type storeAnswer struct {
+	store string
+	at    time.Time
+}
+
+// storeAgain is when a directory that named no store is asked again.
+const storeAgain = time.Minute
+
+// storeOf returns where the messages of aor are that the switch itself does not keep:
+// the domain's UUID in the directory, which FusionPBX makes up once and keeps in its
+// database with the messages. Nodes whose directory names the same one read the same
+// messages. Stock voicemail and other directories have none: then each node's are its
+// own.
+func (m *Mailboxes) storeOf(ctx context.Context, conn Conn, r localReport) (string, error) {
+	if m.opts.Shared {
+		return "shared", nil
+	}
+	if r.stock {
+		return "", nil
+	}
+	now := time.Now()
+	domain := r.aor.Domain()
+	m.mu.Lock()
+	answer, known := m.stores[domain]
+	other, has := m.domains[domain]
+	m.mu.Unlock()
+	if known && (answer.store != "" || now.Sub(answer.at) < storeAgain) {
+		return answer.store, nil
+	}
+	answer = storeAnswer{at: now}
+	for _, who := range []pbxmesh.AOR{r.aor, other} {
+		if answer.store != "" || who == other && !has {
+			continue
+		}
+		text, err := conn.API(ctx, "user_data "+who.String()+" var domain_uuid")
+		var no *esl.ReplyError
+		if err != nil && !errors.As(err, &no) {
+			return "", fmt.Errorf("ask the directory for a domain's UUID: %w", err)
+		}
+		if text = strings.ToLower(strings.TrimSpace(text)); err == nil && domainUUID.MatchString(text) {
+			answer.store = text
+		}
+	}
+	m.mu.Lock()
+	m.stores[domain] = answer
+	m.mu.Unlock()
+	return answer.store, nil
+}
+
+var domainUUID = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
 
 func (m *Mailboxes) session(ctx context.Context, conn Conn) error {
 	core, err := conn.API(ctx, "global_getvar core_uuid")
@@ -96,13 +226,18 @@ func (m *Mailboxes) session(ctx context.Context, conn Conn) error {
 	all := everybody(m.opts.Directory, maxMailboxes)
 	m.mu.Lock()
 	m.core = core
+	m.inbox, m.stores = nil, make(map[string]storeAnswer)
 	m.asked, m.ask = make(map[pbxmesh.AOR]struct{}, len(all)), nil
 	for _, aor := range all {
+		m.know(aor)
 		m.askAbout(aor)
 	}
 	for aor, b := range m.boxes {
 		if len(b.remote) > 0 {
 			m.tellAt(aor, time.Now())
+		}
+		if b.local != nil { // taken up from an earlier life
+			m.askAbout(aor)
 		}
 	}
 	m.mu.Unlock()
@@ -122,9 +257,17 @@ func (m *Mailboxes) session(ctx context.Context, conn Conn) error {
 			return context.Cause(ctx)
 		}
 		now := time.Now()
-		aor, sum, wait := m.take(now)
+		if r, ok := m.nextReport(); ok {
+			store, err := m.storeOf(ctx, conn, r)
+			if err != nil {
+				return err
+			}
+			m.reported(r, store)
+			continue
+		}
+		aor, sum, as, wait := m.take(now)
 		if !aor.IsZero() {
-			if err := m.send(ctx, conn, aor, sum); err != nil {
+			if err := m.send(ctx, conn, aor, as, sum); err != nil {
 				m.mu.Lock()
 				m.tellAt(aor, time.Now())
 				m.mu.Unlock()
@@ -174,7 +317,7 @@ func (m *Mailboxes) asking() bool {
 func (m *Mailboxes) query(ctx context.Context, conn Conn, aor pbxmesh.AOR) error {
 	err := conn.SendEvent(ctx, "MESSAGE_QUERY", []esl.Header{
 		{Name: "Message-Account", Value: "sip:" + aor.String()},
-		{Name: "VM-Sofia-Profile", Value: "internal"},
+		{Name: "VM-Sofia-Profile", Value: m.opts.Profiles[0]},
 		{Name: "VM-Call-ID", Value: questionID},
 		{Name: originHeader, Value: string(m.opts.Local)},
 	}, nil)
@@ -184,8 +327,9 @@ func (m *Mailboxes) query(ctx context.Context, conn Conn, aor pbxmesh.AOR) error
 	return nil
 }
 
-// take returns a user whose phones are to be told now, or how long there is none.
-func (m *Mailboxes) take(now time.Time) (aor pbxmesh.AOR, sum messages, wait time.Duration) {
+// take returns a mailbox whose phones are to be told now, and the spellings in which it
+// is spoken of and watched, or how long there is none.
+func (m *Mailboxes) take(now time.Time) (aor pbxmesh.AOR, sum messages, as []string, wait time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	wait = time.Hour
@@ -197,54 +341,39 @@ func (m *Mailboxes) take(now time.Time) (aor pbxmesh.AOR, sum messages, wait tim
 		delete(m.due, aor)
 		b := m.box(aor)
 		sum = b.sum()
-		if len(b.remote) == 0 && (b.local == nil || *b.local == messages{}) {
+		as = append(b.spellings(), m.spellings.of(userLamp(aor))...)
+		if len(b.remote) == 0 && (b.local == nil || b.local.messages == messages{}) {
 			delete(m.boxes, aor)
 		}
-		return aor, sum, 0
+		return aor, sum, as, 0
 	}
-	return pbxmesh.AOR{}, messages{}, wait
+	return pbxmesh.AOR{}, messages{}, nil, wait
 }
 
-// send tells the phones of aor that are registered here, through each of their
-// profiles.
-func (m *Mailboxes) send(ctx context.Context, conn Conn, aor pbxmesh.AOR, sum messages) error {
-	for _, profile := range m.profiles(aor) {
-		waiting := "no"
-		if sum.waiting {
-			waiting = "yes"
+// send tells the phones of this switch that watch aor, through each profile that has
+// phones and in each spelling.
+func (m *Mailboxes) send(ctx context.Context, conn Conn, aor pbxmesh.AOR, as []string, sum messages) error {
+	waiting := "no"
+	if sum.waiting {
+		waiting = "yes"
+	}
+	texts := spelled(m.opts.Directory, userLamp(aor), "", as)
+	for _, profile := range m.opts.Profiles {
+		for _, text := range texts {
+			err := conn.SendEvent(ctx, "MESSAGE_WAITING", []esl.Header{
+				{Name: "MWI-Messages-Waiting", Value: waiting},
+				{Name: "MWI-Message-Account", Value: "sip:" + text},
+				{Name: "MWI-Voice-Message", Value: sum.voiceMessage()},
+				{Name: "sofia-profile", Value: profile},
+				{Name: originHeader, Value: string(m.opts.Local)},
+			}, nil)
+			if err != nil {
+				return fmt.Errorf("show messages: %w", err)
+			}
+			m.mu.Lock()
+			m.stats.Sent++
+			m.mu.Unlock()
 		}
-		err := conn.SendEvent(ctx, "MESSAGE_WAITING", []esl.Header{
-			{Name: "MWI-Messages-Waiting", Value: waiting},
-			{Name: "MWI-Message-Account", Value: "sip:" + aor.String()},
-			{Name: "MWI-Voice-Message", Value: sum.voiceMessage()},
-			{Name: "sofia-profile", Value: profile},
-			{Name: originHeader, Value: string(m.opts.Local)},
-		}, nil)
-		if err != nil {
-			return fmt.Errorf("show messages: %w", err)
-		}
-		m.mu.Lock()
-		m.stats.Sent++
-		m.mu.Unlock()
 	}
 	return nil
-}
-
-// profiles returns the sofia profiles of the devices of aor on this node.
-func (m *Mailboxes) profiles(aor pbxmesh.AOR) []string {
-	var out []string
-	now := time.Now()
-	for _, r := range m.opts.Directory.Lookup(aor) {
-		if r == nil || r.AOR != aor || r.Node != m.opts.Local || !r.Live(now) || r.Profile == "" {
-			continue
-		}
-		known := false
-		for _, p := range out {
-			known = known || strings.EqualFold(p, r.Profile)
-		}
-		if !known {
-			out = append(out, r.Profile)
-		}
-	}
-	return out
 }

@@ -81,6 +81,7 @@ func TestMailboxes(t *testing.T) {
 		time.Sleep(time.Second)
 		expectTold(t, "a phone asks", told(t, p.buffalo, "buffalo"), anna+"yes 5/1 (1/0) internal")
 
+		expectTold(t, "who watches it in london", told(t, p.london, "london"), anna+"yes 5/1 (1/0) internal")
 		p.world.register(annaA, "london", 240*time.Hour)
 		p.there.Changed(annaA)
 		time.Sleep(time.Second)
@@ -122,6 +123,7 @@ func TestMailboxesShared(t *testing.T) {
 		p.world.register(annaA, "london", 240*time.Hour)
 		report(p.london, annaA, "yes", "1/2", "internal")
 		expectTold(t, "a new one", told(t, p.buffalo, "buffalo"), anna+"yes 1/2 (0/0) internal")
+		expectTold(t, "in london", told(t, p.london, "london"), anna+"no 0/2 (0/0) internal")
 		time.Sleep(time.Hour)
 		expectTold(t, "quiet", append(told(t, p.buffalo, "buffalo"), told(t, p.london, "london")...))
 	})
@@ -133,7 +135,7 @@ func TestMailboxesIgnore(t *testing.T) {
 		"our own event":    {"MWI-Messages-Waiting", "yes", "MWI-Message-Account", "anna@a.test", "MWI-Voice-Message", "1/0", originHeader, "buffalo"},
 		"a hostile user":   {"MWI-Messages-Waiting", "yes", "MWI-Message-Account", "a|b@a.test", "MWI-Voice-Message", "1/0"},
 		"no account":       {"MWI-Messages-Waiting", "yes", "MWI-Voice-Message", "1/0"},
-		"empty, never had": {"MWI-Messages-Waiting", "no", "MWI-Message-Account", "anna@a.test", "MWI-Voice-Message", "0/0"},
+		"empty, never had": {"MWI-Messages-Waiting", "no", "MWI-Message-Account", "anna@a.test", "MWI-Voice-Message", "0/0", "Sofia-Profile", "internal"},
 	}
 	for name, pairs := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -189,5 +191,114 @@ func TestMailboxesAsk(t *testing.T) {
 		p.london.restart()
 		time.Sleep(6 * time.Second)
 		expectTold(t, "a new switch", questions(p.london), "sip:anna@a.test")
+	})
+}
+
+// TestMailboxesOneStore: nodes whose directory names the same domain UUID read the same
+// messages, and nothing has to be said about it.
+func TestMailboxesOneStore(t *testing.T) {
+	t.Parallel()
+	const id, anna = "3a8b1c52-7d0e-4a7e-9f53-0c6f2f6a9b11", "sip:anna@a.test "
+	synctest.Test(t, func(t *testing.T) {
+		p := newPost(t, false)
+		both := func(what string, here, there []string) {
+			t.Helper()
+			expectTold(t, what+", buffalo", told(t, p.buffalo, "buffalo"), here...)
+			expectTold(t, what+", london", told(t, p.london, "london"), there...)
+		}
+		for _, s := range []*fakeSwitch{p.buffalo, p.london} {
+			s.mu.Lock()
+			s.domainUUID = id
+			s.mu.Unlock()
+		}
+		report(p.london, annaA, "yes", "1/0 (0/0)", "internal")
+		both("a message", []string{anna + "yes 1/0 (0/0) internal"}, nil)
+		report(p.buffalo, annaA, "yes", "1/0 (0/0)", "internal")
+		both("the same one", nil, nil)
+		report(p.buffalo, annaA, "no", "0/1 (0/0)", "internal")
+		both("heard in buffalo", nil, []string{anna + "no 0/1 (0/0) internal"})
+		report(p.london, annaA, "yes", "1/1 (0/0)", "internal")
+		both("another one", []string{anna + "yes 1/1 (0/0) internal"}, nil)
+
+		// What mod_voicemail has of its own comes on top; that it has nothing is no news.
+		p.buffalo.emit("MESSAGE_WAITING", "MWI-Messages-Waiting", "no", "MWI-Message-Account", "sip:anna@a.test", "Call-ID", questionID,
+			"Event-Calling-File", "mod_voicemail.c", "Sofia-Profile", "internal")
+		time.Sleep(time.Second)
+		both("an empty stock voicemail", nil, nil)
+
+		// The node that spoke last dies: the messages still wait.
+		p.stopThere()
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if got := p.here.boxes[annaA].sum(); got.fresh != 1 || got.old != 1 {
+			t.Errorf("after the death of the node that spoke last: %+v", got)
+		}
+		report(p.buffalo, annaA, "no", "0/0 (0/0)", "internal")
+		told(t, p.buffalo, "buffalo")
+		p.buffalo.emit("MESSAGE_QUERY", "Message-Account", "sip:anna@a.test", "VM-Sofia-Profile", "internal")
+		time.Sleep(time.Second)
+		expectTold(t, "nothing left", told(t, p.buffalo, "buffalo"))
+	})
+}
+
+// TestMailboxesStoresAddUp: nodes with databases of their own, where the same domain
+// has another UUID, and stock voicemail.
+func TestMailboxesStoresAddUp(t *testing.T) {
+	t.Parallel()
+	for name, ids := range map[string][2]string{
+		"two databases":        {"3a8b1c52-7d0e-4a7e-9f53-0c6f2f6a9b11", "4a8b1c52-7d0e-4a7e-9f53-0c6f2f6a9b11"},
+		"one and stock":        {"3a8b1c52-7d0e-4a7e-9f53-0c6f2f6a9b11", ""},
+		"stock":                {"", ""},
+		"no UUID at all":       {"default", "default"},
+		"a directory's answer": {"-ERR no such user", "-ERR no such user"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				p := newPost(t, false)
+				for i, s := range []*fakeSwitch{p.buffalo, p.london} {
+					s.mu.Lock()
+					s.domainUUID = ids[i]
+					s.mu.Unlock()
+				}
+				report(p.london, annaA, "yes", "1/0 (0/0)", "internal")
+				report(p.buffalo, annaA, "yes", "1/0 (0/0)", "internal")
+				told(t, p.buffalo, "buffalo")
+				p.buffalo.emit("MESSAGE_QUERY", "Message-Account", "sip:anna@a.test", "VM-Sofia-Profile", "internal")
+				time.Sleep(time.Second)
+				expectTold(t, "both", told(t, p.buffalo, "buffalo"), "sip:anna@a.test yes 2/0 (0/0) internal")
+			})
+		})
+	}
+}
+
+// TestMailboxesOfGroups: a mailbox under whose name nobody registers, and one that is
+// spelled in several ways.
+func TestMailboxesOfGroups(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := newPost(t, false)
+		sales := mustAOR(t, "sales@a.test")
+		report(p.london, sales, "yes", "2/0 (0/0)", "internal")
+		expectTold(t, "a group's", told(t, p.buffalo, "buffalo"), "sip:sales@a.test yes 2/0 (0/0) internal")
+		p.buffalo.emit("MESSAGE_QUERY", "Message-Account", "sip:Sales@A.test", "VM-Sofia-Profile", "internal")
+		time.Sleep(time.Second)
+		expectTold(t, "who watches it as Sales", told(t, p.buffalo, "buffalo"), "sip:sales@a.test yes 2/0 (0/0) internal", "sip:Sales@A.test yes 2/0 (0/0) internal")
+		p.london.emit("MESSAGE_WAITING", "MWI-Messages-Waiting", "no", "MWI-Message-Account", "SALES@a.test", "MWI-Voice-Message", "0/2", "Sofia-Profile", "internal")
+		time.Sleep(time.Second)
+		expectTold(t, "its own text, lower case and the watched one", told(t, p.buffalo, "buffalo"),
+			"sip:sales@a.test no 0/2 (0/0) internal", "sip:SALES@a.test no 0/2 (0/0) internal", "sip:Sales@A.test no 0/2 (0/0) internal")
+
+		// A daemon that starts anew takes up what it had told: FusionPBX answers no questions.
+		p.stopThere()
+		p.there = NewMailboxes(p.there.opts)
+		p.stopThere = start(t, p.there.Run)
+		time.Sleep(time.Hour)
+		told(t, p.buffalo, "buffalo")
+		p.buffalo.emit("MESSAGE_QUERY", "Message-Account", "sip:sales@a.test", "VM-Sofia-Profile", "internal")
+		time.Sleep(time.Second)
+		if got := told(t, p.buffalo, "buffalo"); len(got) == 0 || got[0] != "sip:sales@a.test no 0/2 (0/0) internal" {
+			t.Errorf("an hour after the daemon's new start: told %q", got)
+		}
 	})
 }
