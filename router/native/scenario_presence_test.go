@@ -299,3 +299,90 @@ func TestScenarioUUIDs(t *testing.T) {
 		waitLamp(t, ofCallee, seen, "terminated", 5*time.Second)
 	}
 }
+
+// messagesAt sends what a voicemail of n says of an account.
+func (n *meshNode) messagesAt(account, waiting, counts, profile string) {
+	n.t.Helper()
+	h := []esl.Header{{Name: "MWI-Messages-Waiting", Value: waiting}, {Name: "MWI-Message-Account", Value: "sip:" + account}, {Name: "MWI-Voice-Message", Value: counts}}
+	if profile != "" {
+		h = append(h, esl.Header{Name: "sofia-profile", Value: profile})
+	}
+	if err := n.conn.SendEvent(n.t.Context(), "MESSAGE_WAITING", h, nil); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+// waitMessages waits until the newest NOTIFY of each subscription shows the counts.
+func waitMessages(t *testing.T, what, counts string, subs ...*phone.Subscription) {
+	t.Helper()
+	for i, s := range subs {
+		took := eventually(t, 5*time.Second, func() string {
+			all := s.Notifies()
+			if len(all) == 0 {
+				return what + ": no NOTIFY"
+			}
+			if body := all[len(all)-1].Body; !strings.Contains(body, "Voice-Message: "+counts) {
+				return fmt.Sprintf("%s: subscription %d shows %q, want %s", what, i, body, counts)
+			}
+			return ""
+		})
+		t.Logf("%s: %d shows %s after %s", what, i, counts, took.Round(time.Millisecond))
+	}
+}
+
+// TestScenarioOneStore: two switches whose directory names one domain UUID, as two
+// FusionPBX nodes on one database do, speak of the same messages.
+func TestScenarioOneStore(t *testing.T) {
+	w, nodes := meshWith(t, []string{"buffalo", "london"}, realswitch.WithUserVariable("domain_uuid", "3a8b1c52-7d0e-4a7e-9f53-0c6f2f6a9b11"))
+	buffalo, lon := nodes[0], nodes[1]
+	here, there := phoneAt(t, w, nodes, buffalo, "1001", "127.0.87.1"), phoneAt(t, w, nodes, lon, "1002", "127.0.87.2")
+	subs := watch(t, phone.EventMessages, "1001", here, there)
+	lon.messagesAt("1001@"+tenant, "yes", "1/0 (0/0)", "internal")
+	waitMessages(t, "a message", "1/0", subs...)
+	buffalo.messagesAt("1001@"+tenant, "yes", "1/0 (0/0)", "internal")
+	buffalo.messagesAt("1001@"+tenant, "yes", "1/0 (0/0)", "mesh") // FusionPBX tells every profile of the user's contacts
+	eventually(t, 5*time.Second, func() string { return wantString(fmt.Sprint(buffalo.boxes.Stats().Told.Published), "1") })
+	waitMessages(t, "the same one", "1/0", subs...)
+	lon.messagesAt("1001@"+tenant, "yes", "2/0 (0/0)", "internal")
+	waitMessages(t, "another one", "2/0", subs...)
+	buffalo.messagesAt("1001@"+tenant, "no", "0/2 (0/0)", "user_not_registered")
+	eventually(t, 5*time.Second, func() string { return wantString(fmt.Sprint(lon.boxes.Stats().Told.Own), "0") })
+	waitMessages(t, "heard on the other node", "0/2", subs...)
+	lon.messagesAt("1001@"+tenant, "no", "0/0 (0/0)", "internal")
+	waitMessages(t, "deleted", "0/0", subs...)
+	for _, s := range subs {
+		for _, n := range s.Notifies() {
+			for _, wrong := range []string{"2/2", "4/0", "3/0", "1/2"} {
+				if strings.Contains(n.Body, "Voice-Message: "+wrong) {
+					t.Errorf("a phone was shown a sum: %s", n.Body)
+				}
+			}
+		}
+	}
+}
+
+// TestScenarioGroupMailbox: phones whose directory entry names a group's mailbox are
+// told of it without asking, and those that subscribe to it too, in any spelling.
+func TestScenarioGroupMailbox(t *testing.T) {
+	w, nodes := meshWith(t, []string{"buffalo", "london"}, realswitch.WithUserParam("mwi-account", "Sales@"+tenant), realswitch.WithModule("mod_voicemail",
+		`<configuration name="voicemail.conf"><settings/><profiles><profile name="default"/></profiles></configuration>`))
+	buffalo, lon := nodes[0], nodes[1]
+	member := phoneAt(t, w, nodes, buffalo, "1001", "127.0.87.1")
+	phoneAt(t, w, nodes, lon, "1002", "127.0.87.2")
+	subs := watch(t, phone.EventMessages, "sales", member)
+	subs = append(subs, watch(t, phone.EventMessages, "Sales", member)...)
+	for _, account := range []string{"Sales", "sales", "SALES"} {
+		lon.messagesAt(account+"@"+tenant, "yes", "2/0 (0/0)", "internal")
+		waitMessages(t, account+" has messages", "2/0", subs...)
+		eventually(t, 5*time.Second, func() string {
+			for _, n := range member.Notifies() {
+				if strings.Contains(n.Body, "Voice-Message: 2/0") {
+					return ""
+				}
+			}
+			return "the member is not told of its group's mailbox"
+		})
+		lon.messagesAt(account+"@"+tenant, "no", "0/2 (0/0)", "internal")
+		waitMessages(t, account+" has none", "0/2", subs...)
+	}
+}
