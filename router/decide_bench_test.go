@@ -66,6 +66,17 @@ func BenchmarkDecideOnly(b *testing.B) {
 	}
 }
 
+// BenchmarkDecideMoved is one phone on two nodes, one of which stands in for the other.
+func BenchmarkDecideMoved(b *testing.B) {
+	in := Input{AOR: callee, Local: buffalo, Registrations: []*pbxmesh.Registration{device("buffalo", moved(1)), device("london", moved(2))}, Mesh: towns(), Now: now}
+	b.ReportAllocs()
+	for b.Loop() {
+		if Decide(in).Result != ResultRouted {
+			b.Fatal("not routed")
+		}
+	}
+}
+
 func BenchmarkBridgeString(b *testing.B) {
 	p := decide(towns(observed("singapore", pbxmesh.ObservedSuspect, "")), device("buffalo"), device("london"), device("singapore"))
 	b.ReportAllocs()
