@@ -103,7 +103,8 @@ func (r *Replica) follow(ns *nodeState, b *Batch) outcome {
 
 // merge applies records in whatever order they come: of one term, the highest
 // sequence wins per kind and key, tombstones included; a lower term is void, a
-// higher one makes everything of the lower terms void. The caller holds ns.mu.
+// higher one makes everything of the lower terms void. What ended goes last, so that
+// readers never miss a phone whose registration was replaced. The caller holds ns.mu.
 func (r *Replica) merge(ns *nodeState, term uint64, records []Record) {
 	if term < ns.term {
 		r.stats.stale.Add(int64(len(records)))
@@ -118,15 +119,16 @@ func (r *Replica) merge(ns *nodeState, term uint64, records []Record) {
 		clear(ns.tombs)
 	}
 	for i := range records {
-		rec := &records[i]
-		if rec.Kind != KindRegistration {
+		switch rec := &records[i]; {
+		case rec.Kind != KindRegistration:
 			r.stats.unknown.Add(1)
-			continue
-		}
-		if rec.Tombstone() {
-			r.mergeTombstone(ns, rec)
-		} else {
+		case !rec.Tombstone():
 			r.mergeRecord(ns, rec)
+		}
+	}
+	for i := range records {
+		if rec := &records[i]; rec.Kind == KindRegistration && rec.Tombstone() {
+			r.mergeTombstone(ns, rec)
 		}
 	}
 }
