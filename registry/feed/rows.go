@@ -146,7 +146,7 @@ func (d *devices) row(b *binding, barrier uint64, before *device) {
 	}
 	n := device{binding: *b, seq: barrier}
 	if before != nil && before.heard && before.reg.Contact == reg.Contact {
-		n.heard, n.reg.UserAgent = true, before.reg.UserAgent
+		n.heard, n.reg.UserAgent, n.reg.Since = true, before.reg.UserAgent, before.reg.Since
 	}
 	kept := d.alive[:0:0]
 	for i := range d.alive {
@@ -197,7 +197,7 @@ func (t *table) tell(old, d *devices) (r repairs) {
 		case !same(&before.reg, reg):
 			r.changed++
 		default:
-			reg.Expires = before.reg.Expires // what the Sink has been told
+			reg.Expires, reg.Since = before.reg.Expires, before.reg.Since // what the Sink has been told
 			continue
 		}
 		t.sink.Put(*reg)
