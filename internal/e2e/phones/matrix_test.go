@@ -202,6 +202,15 @@ func (x *matrix) differing() []pair {
 }
 
 func (x *matrix) judge() {
+	// A reference in which nothing works would be equalled easily.
+	for p, got := range x.got {
+		if p.from == p.to && p.offer == p.accept && !strings.HasPrefix(got["answer"], "200, early false, both heard, rang 1") {
+			x.t.Errorf("%s: answer: %s", p, got["answer"])
+		}
+		if p.from == p.to && offers[p.offer].name == "pcmu" && p.offer == p.accept && got["digits"] != `callee hears "12#", caller hears "*90"` {
+			x.t.Errorf("%s: digits: %s", p, got["digits"])
+		}
+	}
 	for _, p := range x.differing() {
 		for _, o := range outcomes {
 			got, want := x.got[p][o], x.reference(p)[o]
@@ -350,9 +359,9 @@ func (k *talk) answered(ctx context.Context) error {
 	return k.second(ctx)
 }
 
+// digits tells what arrives. Digits can be lost on one node too: Linphone sends them at
+// the rate of opus, which baresip does not hear.
 func (k *talk) digits(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, step)
-	defer cancel()
 	for _, way := range []struct {
 		from, to *softphone.Phone
 		digits   string
@@ -361,13 +370,10 @@ func (k *talk) digits(ctx context.Context) error {
 			return err
 		}
 		short, cancel := context.WithTimeout(ctx, step/4)
-		err := way.to.WaitDigits(short, way.digits)
+		_ = way.to.WaitDigits(short, way.digits)
 		cancel()
-		if err != nil {
-			return err
-		}
 	}
-	k.got["digits"] = k.callee.Received() + " " + k.caller.Received()
+	k.got["digits"] = fmt.Sprintf("callee hears %q, caller hears %q", k.callee.Received(), k.caller.Received())
 	return nil
 }
 
