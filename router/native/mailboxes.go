@@ -115,6 +115,7 @@ type word struct {
 	messages
 	from  string // the mailbox in the switch's own spelling
 	store string // where the messages are, "" for in the switch alone
+	stock bool   // mod_voicemail said so
 	order uint64 // the higher one is newer
 }
 
@@ -221,8 +222,12 @@ func (m *Mailboxes) linkState(err error) {
 	}
 }
 
-// storeField names the store in a State's fields.
-const storeField = "store"
+// storeField and stockField are what a State's fields say besides the counts: the store,
+// and that mod_voicemail said so.
+const (
+	storeField = "store"
+	stockField = "stock"
+)
 
 // hear takes another node's mailbox.
 func (m *Mailboxes) hear(st State) {
@@ -346,7 +351,7 @@ func (m *Mailboxes) adopt(st State) {
 		return
 	}
 	m.order++
-	b.local = &word{messages: messagesOf(st.Fields), from: m.spelling(st.AOR, st.From), store: clean(st.Fields[storeField]), order: m.order}
+	b.local = &word{messages: messagesOf(st.Fields), from: m.spelling(st.AOR, st.From), store: clean(st.Fields[storeField]), stock: st.Fields[stockField] != "", order: m.order}
 	b.told = true
 	m.teller.tell(State{Key: st.Key, AOR: st.AOR, From: st.From, Epoch: st.Epoch, Fields: st.Fields})
 	if m.core != "" {

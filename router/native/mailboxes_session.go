@@ -115,7 +115,7 @@ func (m *Mailboxes) reported(r localReport, store string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	b := m.box(r.aor)
-	if r.stock && now == (messages{}) && (b.local == nil || b.local.store != "") {
+	if r.stock && now == (messages{}) && (b.local == nil || !b.local.stock) {
 		// mod_voicemail is loaded and has nothing: no news, but its phone was told so.
 		if !r.question && b.sum() != now {
 			m.tellAt(r.aor, time.Now().Add(hangupDelay))
@@ -137,8 +137,11 @@ func (m *Mailboxes) reported(r localReport, store string) {
 			}
 		}
 	}
+	if r.stock {
+		r.fields[stockField] = "yes"
+	}
 	m.order++
-	b.local, b.told = &word{messages: now, from: r.from, store: store, order: m.order}, true
+	b.local, b.told = &word{messages: now, from: r.from, store: store, stock: r.stock, order: m.order}, true
 	switch {
 	case now != (messages{}):
 		if !same {
