@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -27,7 +28,7 @@ const askTimeout = 3 * time.Second
 type fsconfFlags struct {
 	file, api, write, diff string
 	flavor, hostname       string
-	bind                   string
+	bind, domain           string
 	peers                  []string
 	undo                   bool
 }
@@ -72,6 +73,7 @@ and --undo the SQL that takes it back.`,
 	fl.StringVar(&f.diff, "diff", "", "FreeSWITCH's configuration folder, to compare with")
 	fl.StringArrayVar(&f.peers, "peer", nil, "a node the daemon does not know (yet), as NAME=IP; may be repeated")
 	fl.StringVar(&f.bind, "bind", "", "the switch's own address, when node.mesh_address belongs to a router in front of it")
+	fl.StringVar(&f.domain, "domain", "", "the domain of the phones, the same on all nodes: written into vars.xml, whose own is the switch's address")
 	fl.StringVar(&f.hostname, "hostname", "", "with fusionpbx: only for the switch of this host name (several nodes, one database)")
 	fl.BoolVar(&f.undo, "undo", false, "with fusionpbx: print the SQL that takes it back")
 	fl.StringVar(&f.api, "api", "", "the daemon's address (default: api.listen of the configuration)")
@@ -112,6 +114,9 @@ func (f *fsconfFlags) run(cmd *cobra.Command) error {
 			return err
 		}
 	}
+	if err := f.offerDomain(cmd.ErrOrStderr(), cmp.Or(cfg.Router.DefaultDomain, "sip.example.com")); err != nil {
+		return err
+	}
 	out := cmd.OutOrStdout()
 	switch {
 	case f.flavor == flavorFusionPBX:
@@ -134,6 +139,8 @@ func (f *fsconfFlags) check() error {
 		return usagef("--write and --diff exclude one another: look first, then write")
 	case fusion && (f.write != "" || f.diff != ""):
 		return usagef("FusionPBX keeps its settings in a database: without --write and --diff, the SQL for psql is printed")
+	case fusion && f.domain != "":
+		return usagef("--domain belongs to FreeSWITCH's vars.xml: FusionPBX has its domains in its database")
 	case !fusion && (f.undo || f.hostname != ""):
 		return usagef("--undo and --hostname belong to --flavor fusionpbx; what --write wrote has a copy of the old file beside it")
 	}
@@ -147,7 +154,7 @@ func (f *fsconfFlags) settings(cfg *config.Config) (*fsconf.Settings, error) {
 	}
 	s := &fsconf.Settings{
 		Mesh: cfg.Node.MeshAddress, Profile: cfg.FreeSWITCH.MeshProfile, Profiles: cfg.FreeSWITCH.Profiles,
-		Hook: cfg.Router.Socket.Listen,
+		Hook: cfg.Router.Socket.Listen, Domain: strings.ToLower(f.domain),
 	}
 	if f.bind != "" {
 		var err error
@@ -279,6 +286,23 @@ func names(peers []fsconf.Peer) string {
 	return strings.Join(slices.Compact(list), ", ")
 }
 
+// offerDomain says that the phones of the configuration in f.write or f.diff have a
+// domain that differs from node to node.
+func (f *fsconfFlags) offerDomain(w io.Writer, example string) error {
+	dir := cmp.Or(f.write, f.diff)
+	if dir == "" || f.domain != "" {
+		return nil
+	}
+	vars, err := os.ReadFile(filepath.Join(dir, "vars.xml"))
+	if err != nil {
+		return nil //nolint:nilerr // a configuration may do without
+	}
+	if is, own := fsconf.OwnAddressDomain(vars); own {
+		_, err = fmt.Fprintf(w, "vars.xml: domain=%s is another one on every node, so that no node finds the phones of another; --domain %s changes it, on all nodes\n", is, example)
+	}
+	return err
+}
+
 func (f *fsconfFlags) fusionPBX(w io.Writer, s *fsconf.Settings) error {
 	fusion := &fsconf.FusionPBX{Settings: *s, Hostname: f.hostname}
 	if err := fusion.Check(); err != nil {
@@ -304,6 +328,7 @@ func printFSConf(w io.Writer, s *fsconf.Settings) error {
 	part("dialplan/"+s.Profile+".xml", "a file of its own", s.DialplanXML())
 	part("autoload_configs/acl.conf.xml", "inside <network-lists>, in place of what stands between the same marks", s.ACLFragment())
 	part("autoload_configs/event_socket.conf.xml", "inside <settings>, in place of the parameters of these names", s.EventSocketFragment(true))
+	part("vars.xml", "in place of the line that sets the domain; on all nodes", s.DomainFragment())
 	part("dialplan/default/pbxmesh.xml", "an example for dialplans that ask pbxmesh for each call; with your own numbers", s.ExampleXML())
 	fmt.Fprintf(&b, "<!-- Then:\n%s-->\n", indented(fsconfCommands(s, true)))
 	_, err := io.WriteString(w, b.String())
@@ -333,7 +358,7 @@ func writeFSConf(w io.Writer, s *fsconf.Settings, dir string) error {
 	if err != nil {
 		return err
 	}
-	written, eventSocket, profile := 0, false, false
+	written, eventSocket, profile, domain := 0, false, false, false
 	for i := range changes {
 		c := &changes[i]
 		path := filepath.Join(dir, filepath.FromSlash(c.Path))
@@ -349,6 +374,7 @@ func writeFSConf(w io.Writer, s *fsconf.Settings, dir string) error {
 		}
 		written++
 		eventSocket = eventSocket || strings.HasSuffix(c.Path, "event_socket.conf.xml")
+		domain = domain || c.Path == "vars.xml"
 		profile = profile || c.Old != nil && strings.HasPrefix(c.Path, "sip_profiles/")
 		said := "new"
 		if backup != "" {
@@ -362,6 +388,9 @@ func writeFSConf(w io.Writer, s *fsconf.Settings, dir string) error {
 		return nil
 	}
 	commands := fsconfCommands(s, eventSocket)
+	if domain {
+		commands = append(commands, "systemctl restart freeswitch    (the domain has changed; when no calls run, on all nodes, and let the phones register again)")
+	}
 	if profile {
 		commands = append(commands, "fs_cli -x 'sofia profile "+s.Profile+" restart'    (the profile has changed; only when no calls run)")
 	}

@@ -66,6 +66,7 @@ type App struct {
 	prober    *probe.Prober // nil when probes are off
 	voter     *voter
 	native    nativeHook
+	ownDomain ownDomain
 	bindings  *bindings.Keeper // nil without a node
 	wishes    *wishes
 	drainer   *drain.Drainer   // nil without a node

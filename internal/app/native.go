@@ -106,6 +106,7 @@ func (a *App) startNative() {
 // onChange hears of every change in the replica.
 func (a *App) onChange(c registry.Change) {
 	a.hearArrival(c)
+	a.ownDomain.note(a, c.New)
 	r := c.New
 	if r == nil {
 		r = c.Old

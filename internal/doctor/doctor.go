@@ -78,7 +78,7 @@ type member struct {
 
 // order is that of the report.
 var order = []string{
-	"configuration", "event socket", "sofia profiles", "mesh profile", "mesh settings", "keep-alives", "mesh list", "mesh strangers", "mesh port",
+	"configuration", "event socket", "sofia profiles", "mesh profile", "mesh settings", "keep-alives", "domain", "mesh list", "mesh strangers", "mesh port",
 	"registry", "lease", "clock", "control API", "file descriptors", "name server", "zone keys", "call",
 }
 

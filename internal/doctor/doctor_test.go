@@ -100,6 +100,9 @@ func TestSick(t *testing.T) {
 			"mesh list", Fail, "keeps out london (127.0.91.2)", "fsconf", "mesh profile"},
 		{"everybody is let in", func(_ *testing.T, m *mesh) { m.answers["acl 198.18."] = "true" },
 			"mesh list", Fail, "lets everybody in", "default is deny", "mesh profile"},
+		{"the domain is the switch's own address", func(_ *testing.T, m *mesh) {
+			m.answers["xml_locate "] = strings.Replace(sofiaConf, "<settings>", `<settings><param name="force-register-domain" value="192.0.2.10"/>`, 1)
+		}, "domain of internal", Fail, "force-register-domain is 192.0.2.10", "fsconf --domain", "mesh settings"},
 		{"strangers are in the list", func(_ *testing.T, m *mesh) { m.answers["acl 127.0.0.1 "] = "true" },
 			"mesh strangers", Skip, "nobody here is a stranger", "", "mesh list"},
 		{"strangers are asked for a password", func(t *testing.T, m *mesh) { m.answering(t, 407) },

@@ -1,8 +1,10 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -69,7 +71,10 @@ func (p *patient) settings(ctx context.Context) {
 	start := time.Now()
 	say := func(r Result) { p.say("mesh settings", "mesh settings", start, r) }
 	configured := map[string]map[string][]string{} // values by profile and setting
-	defer func() { p.keepAlives(ctx, configured) }()
+	defer func() {
+		p.keepAlives(ctx, configured)
+		p.domain(configured)
+	}()
 	text, bad := p.ask(ctx, "xml_locate configuration configuration name sofia.conf")
 	if bad != nil {
 		say(*bad)
@@ -125,4 +130,24 @@ func judge(profile string, values map[string][]string) Result {
 		return ok("as they should be")
 	}
 	return Result{Status: worst, Seen: strings.Join(seen, "; "), Do: strings.Join(why, "; ") + ": " + fsconfHint + ", then restart the profile when no calls run"}
+}
+
+// domain looks for the sample configuration's domain, which is the switch's own address:
+// the same user is then another address of record on every node, and nobody is found.
+func (p *patient) domain(configured map[string]map[string][]string) {
+	start := time.Now()
+	for _, profile := range p.cfg.FreeSWITCH.Profiles {
+		for _, name := range []string{"force-register-db-domain", "force-register-domain"} {
+			values := configured[profile][name]
+			if len(values) == 0 {
+				continue
+			}
+			if _, err := netip.ParseAddr(values[len(values)-1]); err == nil {
+				p.say("domain", "domain of "+profile, start, fail(
+					fmt.Sprintf("%s is %s: phones of this switch are known as USER@%[2]s, another domain on every node, so that no node finds those of another", name, oneLine(values[len(values)-1])),
+					fmt.Sprintf("the same domain on all nodes: pbxmesh fsconf --domain %s --write DIRECTORY, or in vars.xml <X-PRE-PROCESS cmd=\"set\" data=\"domain=%[1]s\"/>", cmp.Or(p.cfg.Router.DefaultDomain, "sip.example.com"))))
+				break
+			}
+		}
+	}
 }

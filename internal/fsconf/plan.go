@@ -37,10 +37,11 @@ func (s *Settings) Plan(dir string) ([]Change, error) {
 	if err := CheckDir(dir); err != nil {
 		return nil, err
 	}
-	steps := []struct {
+	type step struct {
 		path  string
 		merge func(old []byte) ([]byte, error)
-	}{
+	}
+	steps := []step{
 		{"sip_profiles/" + s.Profile + ".xml", whole(s.ProfileXML())},
 		{"dialplan/" + s.Profile + ".xml", whole(s.DialplanXML())},
 		{"autoload_configs/acl.conf.xml", s.MergeACL},
@@ -48,6 +49,9 @@ func (s *Settings) Plan(dir string) ([]Change, error) {
 	}
 	if !s.EventSocket.Listen.IsValid() {
 		steps = steps[:3]
+	}
+	if s.Domain != "" {
+		steps = append(steps, step{"vars.xml", s.MergeDomain})
 	}
 	var out []Change
 	for _, step := range steps {

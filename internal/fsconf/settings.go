@@ -56,6 +56,10 @@ type Settings struct {
 
 	EventSocket EventSocket
 
+	// Domain is the one of the phones on all nodes, for vars.xml; "" leaves that file
+	// as it is.
+	Domain string
+
 	// Hook is where the daemon serves the dialplan's socket application; zero
 	// when it does not.
 	Hook netip.AddrPort
@@ -84,6 +88,11 @@ func (s *Settings) Check() error {
 	}
 	if slices.Contains(s.Profiles, s.Profile) {
 		problems = append(problems, fmt.Errorf("the profile %s cannot hold phones and the calls between nodes", s.Profile))
+	}
+	if s.Domain != "" {
+		if _, err := pbxmesh.NewAOR("1", s.Domain); err != nil || ownAddress.MatchString(s.Domain) {
+			problems = append(problems, fmt.Errorf("the domain %+.70q is no name that all nodes can have", s.Domain))
+		}
 	}
 	if l := s.EventSocket.Listen; l.IsValid() {
 		if !l.Addr().IsLoopback() || l.Port() == 0 {
