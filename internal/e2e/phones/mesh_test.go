@@ -200,7 +200,9 @@ func (m *mesh) startDaemon(i int, n *node) {
 		cfg.Router.Socket.Deadline, cfg.Router.Socket.DecisionTimeout = 8*time.Second, 4*time.Second
 	}
 	cfg.Router.DefaultDomain = zone
-	cfg.Failover.Probe.Interval, cfg.Failover.Probe.Timeout = 400*time.Millisecond, 300*time.Millisecond
+	// A machine that is busy for a moment must not send a phone to another node: it would
+	// stay there. That a switch was killed is known by its event socket.
+	cfg.Failover.Probe.Interval, cfg.Failover.Probe.Timeout = 2*time.Second, 1500*time.Millisecond
 	cfg.API.Listen = netip.AddrPort{}
 	cfg.DNS.Listen = []netip.AddrPort{netip.AddrPortFrom(m.host(i), 0)}
 	cfg.DNS.Zone = zone
