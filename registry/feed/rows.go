@@ -148,7 +148,7 @@ func (d *devices) row(b *binding, barrier uint64, before *device) {
 	if before != nil && before.heard && before.reg.Contact == reg.Contact {
 		n.heard, n.reg.UserAgent, n.reg.Since = true, before.reg.UserAgent, before.reg.Since
 	}
-	kept := d.alive[:0:0]
+	kept := make([]device, 0, len(d.alive)+1)
 	for i := range d.alive {
 		a := &d.alive[i]
 		if a.reg.Contact != reg.Contact && a.reg.CallID != reg.CallID {
@@ -162,7 +162,8 @@ func (d *devices) row(b *binding, barrier uint64, before *device) {
 		}
 		n.shares = true
 	}
-	d.alive = append(kept, n)
+	kept = append(kept, n)
+	d.alive = kept
 }
 
 // shared notes that the switch has, or had, another row than a live device's with the

@@ -142,7 +142,7 @@ func FuzzParseRows(f *testing.F) {
 func switchEncoding(s string) string {
 	const unsafe, digits = "\r\n #%&+:;<=>?@[\\]^`{|}\"", "0123456789ABCDEF"
 	var b strings.Builder
-	for i := 0; i < len(s); i++ {
+	for i := range len(s) {
 		c := s[i]
 		encoded := c == '%' && len(s)-1-i > 1 && strings.IndexByte(digits, s[i+1]) >= 0 && strings.IndexByte(digits, s[i+2]) >= 0
 		if !encoded && (c < ' ' || c > '~' || strings.IndexByte(unsafe, c) >= 0) {

@@ -26,7 +26,7 @@ func FuzzCallEvent(f *testing.F) {
 	f.Add("from: flow+*31@a.test\nUnique-ID: u\nproto: flow\nanswer-state: confirmed")
 	f.Add("from: a@a.test%0A\nUnique-ID: u\nproto: x%0Ay\nanswer-state: confirmed")
 	f.Fuzz(func(t *testing.T, text string) {
-		st := State{}
+		var st State
 		if c, ok := parseCallEvent(esl.ParseEvent(text)); ok {
 			st = State{Kind: KindCall, From: c.from, Fields: c.fields}
 			if c.aor.IsZero() || !validUUID(c.uuid) || uuidOf(c.key) != c.uuid || bare(c.from) == "" {

@@ -30,7 +30,6 @@ type node struct {
 	conn *esl.Conn
 
 	config string // pbxmesh.yaml
-	log    *bytes.Buffer
 }
 
 // modules are those of a usual FusionPBX that make calls work without the network.
