@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -138,7 +139,7 @@ func TestDaemonProcesses(t *testing.T) {
 	if err := json.Unmarshal([]byte(out), &explained); err != nil || code != 0 {
 		t.Fatalf("explain: %v, exit code %d:\n%s", err, code, out)
 	}
-	if explained.Result != "routed" || !strings.Contains(explained.Bridge, c.nodes["london"].sw.Mesh().String()) || len(explained.Groups) != 1 {
+	if explained.Result != "routed" || !strings.Contains(explained.Bridge, url.QueryEscape(c.nodes["london"].sw.Mesh().String())) || len(explained.Groups) != 1 {
 		t.Errorf("explain says %+v", explained)
 	}
 

@@ -42,21 +42,21 @@ func TestRowsOfPhonesThatMove(t *testing.T) {
 			}
 		}
 		moves("london")
-		check("on london", "fs_path=sip:192.0.2.2:5090>")
+		check("on london", "fs_path=sip%3A192.0.2.2%3A5090%3Bpbxmesh-row>")
 		s.events()
 		moves("singapore")
-		check("on singapore", "fs_path=sip:192.0.2.3:5090>")
+		check("on singapore", "fs_path=sip%3A192.0.2.3%3A5090%3Bpbxmesh-row>")
 		if got := s.events(); len(got) != 2 || !strings.Contains(got[0].String(), "sofia::register") || !strings.Contains(got[1].String(), "sofia::unregister") {
 			t.Errorf("put before remove: %v", got)
 		}
 		w.setNode("singapore", addr(3), pbxmesh.ObservedDown, pbxmesh.WantedInService)
 		r.NodesChanged()
 		settle()
-		check("singapore died", "fs_path=sip:192.0.2.2:5090>")
+		check("singapore died", "fs_path=sip%3A192.0.2.2%3A5090%3Bpbxmesh-row>")
 		w.setNode("singapore", addr(3), pbxmesh.ObservedUp, pbxmesh.WantedInService)
 		r.NodesChanged()
 		settle()
-		check("and is back", "fs_path=sip:192.0.2.3:5090>")
+		check("and is back", "fs_path=sip%3A192.0.2.3%3A5090%3Bpbxmesh-row>")
 		if len(s.flushed) > 0 {
 			t.Errorf("taken out at once without need: %q", s.flushed)
 		}
@@ -70,6 +70,6 @@ func TestRowsOfPhonesThatMove(t *testing.T) {
 		taken = true
 		r.Changed(anna)
 		settle()
-		check("the own row leaves", "fs_path=sip:192.0.2.2:5090>")
+		check("the own row leaves", "fs_path=sip%3A192.0.2.2%3A5090%3Bpbxmesh-row>")
 	})
 }
