@@ -56,7 +56,10 @@ func onlyCurl(at netip.AddrPort) []realswitch.Option {
       <extension name="mesh-out"><condition field="destination_number" expression="^([A-Za-z0-9._+-]+)$">
         <action application="set" data="hangup_after_bridge=true"/>
         <action application="set" data="continue_on_fail=true"/>
+        <action application="set" data="sip_exclude_contact=pbxmesh-row"/>
+        <action application="set" data="execute_on_blind_transfer_pbxmesh=unset sip_exclude_contact"/>
         <action application="bridge" data="{presence_id=$1@${domain_name},sip_invite_domain=${domain_name}}${sofia_contact(internal/$1@${domain_name})},${curl(http://pbxmesh:%[1]s@%[2]s/dialstring/$1@${domain_name} connect-timeout 1 timeout 2)}"/>
+        <action application="unset" data="sip_exclude_contact"/>
         <action application="set" data="pbxmesh_result=failed"/>
         <action application="set" data="pbxmesh_cause=${originate_disposition}"/>`, httpToken, at) + goesOn + `
       </condition></extension>
