@@ -98,9 +98,10 @@ func newMesh(t *testing.T, o options) *mesh {
 	}
 	var boot sync.WaitGroup
 	for i, name := range towns[:o.nodes] {
-		m.nodes[name] = m.newNode(i, name)
+		n := m.newNode(i, name)
+		m.nodes[name] = n
 		boot.Go(func() {
-			if err := m.nodes[name].sw.Start(); err != nil {
+			if err := n.sw.Start(); err != nil {
 				t.Errorf("%s: %v", name, err)
 			}
 		})
