@@ -13,6 +13,7 @@ import (
 // matrix: driven through a whole story on a busy machine it missed commands.
 var pairs = []struct{ caller, callee softphone.Kind }{
 	{softphone.Baresip, softphone.Linphone},
+	{softphone.Linphone, softphone.Baresip},
 }
 
 // TestPhonesNative plays calls between nodes with dialplans that know nothing of the
