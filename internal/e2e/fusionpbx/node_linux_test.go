@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -117,30 +116,45 @@ func (n *node) ready() {
 // api runs a command on the switch.
 func (n *node) api(command string) string {
 	n.t.Helper()
+	reply, refused := n.ask(command)
+	if refused != "" && !strings.HasSuffix(refused, "-ERR no reply") { // a variable that is not set
+		n.t.Fatalf("%s: %s: FreeSWITCH answers %q", n.name, command, refused)
+	}
+	return reply
+}
+
+// ask is api for a command that the switch may refuse, with what it says then.
+func (n *node) ask(command string) (reply, refused string) {
+	n.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	reply, err := n.conn.API(ctx, command)
-	var refused *esl.ReplyError
-	if errors.As(err, &refused) && strings.HasSuffix(strings.TrimSpace(refused.Text), "-ERR no reply") {
-		return "" // a variable that is not set
+	var no *esl.ReplyError
+	if errors.As(err, &no) {
+		return "", strings.TrimSpace(no.Text)
 	}
 	if err != nil {
 		n.t.Fatalf("%s: %s: %v", n.name, command, err)
 	}
-	return strings.TrimSpace(reply)
+	return strings.TrimSpace(reply), ""
 }
 
-var total = regexp.MustCompile(`(?s)^.*\b(\d+) total`)
-
-// bridged says that every channel of the switch is in a call with another one.
+// bridged says that every channel of the switch is in a call with another one. The
+// channels themselves are asked: the table of calls still shows the call before a transfer.
 func (n *node) bridged() bool {
 	n.t.Helper()
-	rows := func(what string) int {
-		n, _ := strconv.Atoi(total.FindStringSubmatch("0 total " + n.api("show "+what))[1])
-		return n
+	peers := map[string]string{}
+	for line := range strings.Lines(n.api("show channels")) {
+		if uuid, _, ok := strings.Cut(line, ","); ok && uuid != "" && uuid != "uuid" {
+			peers[uuid], _ = n.ask("uuid_getvar " + uuid + " bridge_to") // refused of one that has just ended
+		}
 	}
-	channels := rows("channels")
-	return channels == 2*rows("bridged_calls") && strings.Count(n.api("show channels"), ",ACTIVE,") == channels
+	for uuid, peer := range peers {
+		if peers[peer] != uuid {
+			return false
+		}
+	}
+	return true
 }
 
 func (n *node) write(name, text string) {
