@@ -9,8 +9,7 @@ import (
 	"pbxmesh/fixtures/softphone"
 )
 
-// pairs are who calls whom. Linphone as the caller is played by fixtures/softphone and by the
-// matrix: driven through a whole story on a busy machine it missed commands.
+// pairs are who calls whom.
 var pairs = []struct{ caller, callee softphone.Kind }{
 	{softphone.Baresip, softphone.Linphone},
 	{softphone.Linphone, softphone.Baresip},
@@ -33,8 +32,8 @@ func playCalls(t *testing.T, m *mesh) {
 	for _, k := range pairs {
 		t.Run(fmt.Sprintf("%s calls %s", k.caller, k.callee), func(t *testing.T) {
 			t.Parallel()
-			caller := m.registered(t, "buffalo", softphone.Config{Kind: k.caller})
-			callee := m.registered(t, "london", softphone.Config{Kind: k.callee, MaxCalls: 1})
+			caller := m.registered(t, "buffalo", softphone.Config{Kind: k.caller, Registrar: m.nodes["buffalo"].sw.SIP()})
+			callee := m.registered(t, "london", softphone.Config{Kind: k.callee, Registrar: m.nodes["london"].sw.SIP(), MaxCalls: 1})
 			s := &story{t: t, m: m, caller: caller, callee: callee}
 			s.refused()
 			s.cancelled()
@@ -111,7 +110,7 @@ func (s *story) answered() {
 	}
 	s.held(s.caller, s.callee)
 	s.held(s.callee, s.caller)
-	busy := s.m.registered(s.t, "buffalo", softphone.Config{Kind: s.caller.Kind()})
+	busy := s.m.registered(s.t, "buffalo", softphone.Config{Kind: s.caller.Kind(), Registrar: s.m.nodes["buffalo"].sw.SIP()})
 	must(s.t, busy.Call(s.callee.User()))
 	_, err := busy.WaitAnswered(bounded(s.t)) // by the dialplan
 	must(s.t, err)

@@ -194,7 +194,7 @@ func (m *mesh) startDaemon(i int, n *node) {
 		m.t.Fatal(err)
 	}
 	cfg.FreeSWITCH.EventSocket = config.EventSocket{Address: config.HostPort(addr), PasswordFile: config.SecretFile(file)}
-	cfg.Registry.LeaseTTL, cfg.Registry.LeaseRenew = 4*time.Second, 800*time.Millisecond
+	cfg.Registry.LeaseTTL, cfg.Registry.LeaseRenew = 15*time.Second, 3*time.Second
 	cfg.Router.Socket.Listen = netip.AddrPort{}
 	if m.hook {
 		cfg.Router.Socket.Listen = n.socket
@@ -203,7 +203,7 @@ func (m *mesh) startDaemon(i int, n *node) {
 	cfg.Router.DefaultDomain = zone
 	// A machine that is busy for a moment must not send a phone to another node: it would
 	// stay there. That a switch was killed is known by its event socket.
-	cfg.Failover.Probe.Interval, cfg.Failover.Probe.Timeout = 2*time.Second, 1500*time.Millisecond
+	cfg.Failover.Probe.Interval, cfg.Failover.Probe.Timeout = 5*time.Second, 4500*time.Millisecond
 	cfg.API.Listen = netip.AddrPort{}
 	cfg.DNS.Listen = []netip.AddrPort{netip.AddrPortFrom(m.host(i), 0)}
 	cfg.DNS.Zone = zone
