@@ -331,7 +331,8 @@ func (m *mesh) where(a *app.App, user string) []string {
 	return out
 }
 
-// everywhere waits until all living daemons know a user on exactly these nodes.
+// everywhere waits until all living daemons know a user on exactly these nodes, and all
+// living switches find it, or nobody: they write a row that they are told of some 200 ms later.
 func (m *mesh) everywhere(user string, at ...string) time.Duration {
 	m.t.Helper()
 	want := append([]string{}, at...)
@@ -340,6 +341,15 @@ func (m *mesh) everywhere(user string, at ...string) time.Duration {
 	return m.eventually(fmt.Sprintf("everybody knows %s on %v", user, want), func() bool {
 		for _, a := range m.daemons() {
 			if got = m.where(a, user); !slices.Equal(got, want) {
+				return false
+			}
+		}
+		for _, n := range m.nodes {
+			if n.app == nil {
+				continue
+			}
+			contact, err := n.sw.API(context.Background(), "sofia_contact */"+user+"@"+zone)
+			if err != nil || strings.Contains(contact, "error/") != (len(at) == 0) {
 				return false
 			}
 		}
