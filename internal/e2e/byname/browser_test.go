@@ -121,6 +121,7 @@ func (m *mesh) connect(from, to *browser.Phone) (out, in *browser.Call) {
 		}
 	}
 	m.t.Logf("%s calls %s: answered after %s", from.User(), to.User(), time.Since(began).Round(time.Millisecond))
+	m.bridged()
 	m.hears(out, from.User())
 	m.hears(in, to.User())
 	return out, in
@@ -181,6 +182,7 @@ func browserCalls(m *mesh, near, far *browser.Phone) {
 	if err != nil {
 		m.t.Fatal(err)
 	}
+	m.bridged()
 	if err := got.Hangup(m.ctx()); err != nil {
 		m.t.Fatal(err)
 	}
@@ -202,6 +204,7 @@ func browserCalls(m *mesh, near, far *browser.Phone) {
 	if _, err := back.WaitAnswered(m.ctx()); err != nil {
 		m.t.Fatal(err)
 	}
+	m.bridged()
 	if err := back.Hangup(m.ctx()); err != nil {
 		m.t.Fatal(err)
 	}
@@ -385,6 +388,7 @@ func browserTransfers(m *mesh, near, far *browser.Phone) {
 	if _, err := in.WaitEnded(m.ctx()); err != nil {
 		m.t.Fatalf("blind transfer: %v", err)
 	}
+	m.bridged()
 	if user := got.From().URI.User; user != near.User() {
 		m.t.Errorf("blind transfer: 1005 is shown %q, want the caller %s", user, near.User())
 	}
@@ -408,6 +412,7 @@ func browserTransfers(m *mesh, near, far *browser.Phone) {
 	if got, err = third.WaitIncoming(m.ctx(), 2); err != nil {
 		m.t.Fatal(err)
 	}
+	m.bridged()
 	if err := out.TransferTo(m.ctx(), "1005", ask); err != nil {
 		m.t.Fatal(err)
 	}

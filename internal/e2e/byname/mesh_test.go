@@ -269,6 +269,14 @@ func (m *mesh) revive(name string) {
 	m.answers(order[0])
 }
 
+// must fails the test at once when err is not nil.
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // ctx bounds one step.
 func (m *mesh) ctx() context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), soon)
@@ -351,6 +359,36 @@ func (m *mesh) everywhere(user string, at ...string) time.Duration {
 			contact, err := n.sw.API(context.Background(), "sofia_contact */"+user+"@"+zone)
 			if err != nil || strings.Contains(contact, "error/") != (len(at) == 0) {
 				return false
+			}
+		}
+		return true
+	})
+}
+
+// bridged waits until every channel of the living switches is in a call with another one:
+// who hangs up or transfers before that ends an attempt, not a call.
+func (m *mesh) bridged() {
+	m.t.Helper()
+	m.eventually("all channels are bridged", func() bool {
+		for _, n := range m.nodes {
+			if n.app == nil {
+				continue
+			}
+			list, err := n.sw.API(context.Background(), "show channels")
+			if err != nil {
+				return false
+			}
+			peers := map[string]string{}
+			for line := range strings.Lines(list) {
+				if uuid, _, ok := strings.Cut(line, ","); ok && uuid != "" && uuid != "uuid" {
+					peer, _ := n.sw.API(context.Background(), "uuid_getvar "+uuid+" bridge_to") // refused of one that has just ended
+					peers[uuid] = strings.TrimSpace(peer)
+				}
+			}
+			for uuid, peer := range peers {
+				if peers[peer] != uuid {
+					return false
+				}
 			}
 		}
 		return true
