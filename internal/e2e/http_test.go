@@ -75,9 +75,9 @@ type flavour struct {
 	acl     bool // its access list comes from the daemon, and is empty without it
 }
 
-// httpCluster boots buffalo as flavour has it, and singapore as in every other
-// story. The daemon of buffalo starts after its switch has booted without it.
-func httpCluster(t *testing.T, f flavour) *cluster {
+// httpCluster boots buffalo as flavour has it, and singapore (and more nodes) as in
+// every other story. The daemon of buffalo starts after its switch has booted without it.
+func httpCluster(t *testing.T, f flavour, more ...string) *cluster {
 	t.Helper()
 	if realBinary() == "" {
 		t.Skipf("set %s to a freeswitch binary: the simulated switch has no HTTP client", realswitch.EnvBinary)
@@ -88,13 +88,16 @@ func httpCluster(t *testing.T, f flavour) *cluster {
 	for i := range 100 {
 		users = append(users, fixtures.User{Name: fmt.Sprint(1000 + i), Domain: domain, Password: password(fmt.Sprint(1000 + i))})
 	}
-	for _, name := range []string{"buffalo", "singapore"} {
+	names := append([]string{"buffalo", "singapore"}, more...)
+	var peers []netip.Addr
+	for _, name := range names {
+		peers = append(peers, netip.MustParseAddr(hosts[name]))
+	}
+	for _, name := range names {
 		addr := netip.MustParseAddr(hosts[name])
 		n := &node{name: name, socket: freePort(t, addr)}
 		web := freePort(t, addr)
-		fc := fixtures.Config{Name: name, Host: addr, Users: users, Socket: n.socket.String(), Peers: func() []netip.Addr {
-			return []netip.Addr{netip.MustParseAddr(hosts["buffalo"]), netip.MustParseAddr(hosts["singapore"])}
-		}}
+		fc := fixtures.Config{Name: name, Host: addr, Users: users, Socket: n.socket.String(), Peers: func() []netip.Addr { return peers }}
 		opts := []realswitch.Option{realswitch.WithLateMargin(lateMargin)}
 		if name == "buffalo" {
 			opts = append(opts, f.options(web)...)
