@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -77,16 +78,16 @@ func newStockNode(t *testing.T, name, host, redisURL string) *stockNode {
 	if err := os.CopyFS(filepath.Join(n.dir, "conf"), os.DirFS(from)); err != nil {
 		t.Fatal(err)
 	}
-	for _, at := range []*netip.AddrPort{&n.sip, &n.esl, &n.mesh, &n.api} {
-		*at = freePort(t, n.host)
-	}
+	free := released(t, n.host, 6)
+	n.sip, n.esl, n.mesh = free[0], free[1], free[2]
+	n.api = freePort(t, n.host)
 	n.replace("vars.xml", `<include>`, "<include>\n<X-PRE-PROCESS cmd=\"set\" data=\"local_ip_v4="+host+"\"/>")
 	n.replace("vars.xml", `cmd="stun-set" data="(external_\w+_ip)=[^"]*"`, `cmd="set" data="${1}=`+host+`"`)
 	n.replace("vars.xml", `default_password=1234`, `default_password=`+stockPassword) // 1234: every call waits 10 s
 	n.replace("vars.xml", `internal_sip_port=5060`, fmt.Sprintf("internal_sip_port=%d", n.sip.Port()))
-	n.replace("vars.xml", `external_sip_port=5080`, fmt.Sprintf("external_sip_port=%d", freePort(t, n.host).Port()))
-	for _, p := range []string{"ws", "wss"} {
-		n.replace("sip_profiles/internal.xml", `name="`+p+`-binding"\s+value=":\d+"`, fmt.Sprintf(`name="%s-binding" value="%s"`, p, freePort(t, n.host)))
+	n.replace("vars.xml", `external_sip_port=5080`, fmt.Sprintf("external_sip_port=%d", free[3].Port()))
+	for i, p := range []string{"ws", "wss"} {
+		n.replace("sip_profiles/internal.xml", `name="`+p+`-binding"\s+value=":\d+"`, fmt.Sprintf(`name="%s-binding" value="%s"`, p, free[4+i]))
 	}
 	for _, profile := range []string{"internal-ipv6", "external-ipv6"} {
 		if err := os.Remove(filepath.Join(n.dir, "conf", "sip_profiles", profile+".xml")); err != nil {
@@ -112,6 +113,21 @@ api: {listen: "%s"}
 `, name, host, n.mesh, n.esl, redisURL, filepath.Join(n.dir, "state"), freePort(t, n.host), stockDomain, n.api))
 	n.file = filepath.Join(n.dir, "pbxmesh", "pbxmesh.yaml")
 	return n
+}
+
+// released returns addresses that were free a moment ago, for a process that shares no
+// port with the one that reserved it.
+func released(t *testing.T, host netip.Addr, count int) (out []netip.AddrPort) {
+	t.Helper()
+	for range count {
+		l, err := net.Listen("tcp", netip.AddrPortFrom(host, 0).String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		out = append(out, l.Addr().(*net.TCPAddr).AddrPort())
+	}
+	return out
 }
 
 func (n *stockNode) write(name, text string) {
@@ -249,11 +265,12 @@ func (n *stockNode) run(command string) string {
 	return strings.TrimSpace(reply)
 }
 
-func (n *stockNode) phone(user, domain, local string) *phone.Phone {
+// phone registers one that speaks PCMU, or codec.
+func (n *stockNode) phone(user, domain, local string, codec ...phone.Codec) *phone.Phone {
 	n.t.Helper()
 	p, err := phone.New(phone.Config{
 		User: user, Domain: domain, Password: stockPassword, Local: netip.MustParseAddr(local), Registrar: n.sip,
-		Codecs: []phone.Codec{phone.PCMU},
+		Codecs: append(codec, phone.PCMU),
 	})
 	if err != nil {
 		n.t.Fatal(err)
