@@ -34,6 +34,7 @@ func TestSameDevice(t *testing.T) {
 	t.Parallel()
 	const jssip, uuid = "sip:q8rtv0ut@s3jm0v1g2k8p.invalid;transport=ws", "urn:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf6"
 	tcp := transport("tcp")
+	alice := func(r *Registration) { r.AOR, _ = NewAOR("alice", "pbx.test") }
 	for name, c := range map[string]struct {
 		a, b *Registration
 		same bool
@@ -57,9 +58,18 @@ func TestSameDevice(t *testing.T) {
 		"router's address over TCP": {
 			phoneAt("a", tcp, contact("sip:1001@203.0.113.9:40001;transport=tcp")), phoneAt("b", tcp, contact("sip:1001@203.0.113.9:40002;transport=tcp")), false,
 		},
+		"router's address over TCP, the account in capitals": {
+			phoneAt("a", tcp, contact("sip:ALICE@203.0.113.9:40001"), alice), phoneAt("b", tcp, contact("sip:ALICE@203.0.113.9:40002"), alice), false,
+		},
 		"another make at one address":      {phoneAt("a"), phoneAt("b", agent("Soft 2")), false},
 		"one Call-ID, two makes":           {phoneAt("a", callID("1@h")), phoneAt("b", callID("1@h"), agent("Soft 2")), false},
 		"another port over UDP, restarted": {phoneAt("a"), phoneAt("b", contact("sip:1001@192.168.1.7:5072")), false},
+		"one that does not name itself":    {phoneAt("a"), phoneAt("b", agent("")), true},
+		"no Call-ID is no equal one":       {phoneAt("a", callID("")), phoneAt("b", callID(""), contact("sip:1001@192.168.1.8:5060")), false},
+		"two lines of one phone":           {phoneAt("a", contact("sip:line1@192.168.1.7:5060")), phoneAt("b", contact("sip:line2@192.168.1.7:5060")), false},
+		"a user part with a parameter": {
+			phoneAt("a", contact("sip:1001;x=y@192.168.1.7:5060")), phoneAt("b", contact("sip:1001;x=y@192.168.1.8:5060")), false,
+		},
 
 		"TCP: a new connection's port": {
 			phoneAt("a", tcp, contact("sip:1001@192.168.1.7:49152;transport=tcp")), phoneAt("b", tcp, contact("sip:1001@192.168.1.7:49188;transport=tcp")), true,
@@ -67,6 +77,15 @@ func TestSameDevice(t *testing.T) {
 		"TLS without a NAT": {
 			phoneAt("a", transport("tls"), from("10.1.2.3:1"), contact("sip:1001@10.1.2.3:1;transport=tls")),
 			phoneAt("b", transport("tls"), from("10.1.2.3:2"), contact("sip:1001@10.1.2.3:2;transport=tls")), true,
+		},
+		"TCP, a public address of its own network": {
+			phoneAt("a", tcp, contact("sip:1001@198.51.100.70:49152")), phoneAt("b", tcp, contact("sip:1001@198.51.100.70:49188")), true,
+		},
+		"TCP here, UDP there: the port is the phone's": {
+			phoneAt("a", tcp, contact("sip:1001@192.168.1.7:49152")), phoneAt("b", contact("sip:1001@192.168.1.7:5060")), false,
+		},
+		"a connection that only the contact tells": {
+			phoneAt("a", contact("sip:1001@192.168.1.7:49152;transport=TCP")), phoneAt("b", contact("sip:1001@192.168.1.7:49188;transport=TCP")), true,
 		},
 		"TCP, software unknown": {
 			phoneAt("a", tcp, agent("unknown"), contact("sip:1001@192.168.1.7:49152")), phoneAt("b", tcp, agent("unknown"), contact("sip:1001@192.168.1.7:49188")), false,
@@ -83,6 +102,12 @@ func TestSameDevice(t *testing.T) {
 		},
 		"two instances at one contact": {
 			phoneAt("a", contact(`sip:1001@192.168.1.7:5060;+sip.instance="<`+uuid+`>"`)), phoneAt("b", contact(`sip:1001@192.168.1.7:5060;+sip.instance="<urn:uuid:0>"`)), false,
+		},
+		"instance and gr, in any case": {
+			phoneAt("a", contact(`sip:1001@192.168.1.7:5060;+SIP.Instance="<`+uuid+`>"`)), phoneAt("b", contact("sip:1001@10.0.0.1:7777;GR="+uuid), from("198.51.100.3:9000")), true,
+		},
+		"two users of one browser": {
+			phoneAt("a", contact(jssip)), phoneAt("b", contact("sip:zzzzzzzz@s3jm0v1g2k8p.invalid;transport=ws")), false,
 		},
 		"rinstance": {
 			phoneAt("a", contact("sip:1001@192.168.1.7:5060;rinstance=1d2c3b4a5f6e")), phoneAt("b", contact("sip:1001@10.0.0.1:6000;rinstance=1d2c3b4a5f6e"), from("198.51.100.3:9000")), true,
@@ -129,7 +154,8 @@ func expires(d time.Duration) func(*Registration) {
 
 func TestSuperseded(t *testing.T) {
 	t.Parallel()
-	up := meshOf("a", "b", "c")
+	up, portless := meshOf("a", "b", "c"), meshOf("a", "b")
+	portless.Nodes["b"] = Node{ID: "b", Mesh: netip.MustParseAddrPort("192.0.2.1:0")}
 	for name, c := range map[string]struct {
 		r, o  *Registration
 		mesh  *Mesh
@@ -144,6 +170,7 @@ func TestSuperseded(t *testing.T) {
 		"another device":                          {phoneAt("a"), phoneAt("b", since(time.Second), contact("sip:1001@192.168.1.8:5060")), up, "", false},
 		"one that is over":                        {phoneAt("a"), phoneAt("b", since(time.Second), expires(0)), up, "", false},
 		"its node is down":                        {phoneAt("a"), phoneAt("b", since(time.Second)), meshOf("a", "-", "b"), "", false},
+		"no call gets to its node":                {phoneAt("a"), phoneAt("b", since(time.Second)), portless, "", false},
 		"its node is none":                        {phoneAt("a"), phoneAt("b", since(time.Second)), meshOf("a"), "", false},
 		"none is known to take calls":             {phoneAt("a"), phoneAt("b", since(time.Second)), nil, "", true},
 		"the switch that asks is there":           {phoneAt("a"), phoneAt("b", since(time.Second)), nil, "b", true},
@@ -160,6 +187,14 @@ func TestSuperseded(t *testing.T) {
 		if c.by != (got == c.o) || !c.by && got != nil {
 			t.Errorf("%s: got %v", name, got)
 		}
+	}
+}
+
+// TestStampOf: a clock that stands at its beginning still makes a stamp that was heard.
+func TestStampOf(t *testing.T) {
+	t.Parallel()
+	if s := StampOf(time.Unix(0, 0)); s <= StampFound {
+		t.Errorf("got %d, which is not later than one that was found (%d)", s, StampFound)
 	}
 }
 

@@ -36,3 +36,6 @@ func Show(to, from *Replica) {
 		return true
 	})
 }
+
+// Know puts reg into r as it is.
+func Know(r *Replica, reg pbxmesh.Registration) { r.putLocal(&reg) }

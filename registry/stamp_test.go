@@ -100,3 +100,54 @@ func TestStamps(t *testing.T) {
 		t.Errorf("a clock two days ahead was followed: %d", got)
 	}
 }
+
+// TestStampOfOneNode: what makes a registration a new one, and what does not.
+func TestStampOfOneNode(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	aor, err := pbxmesh.NewAOR("1001", "pbx.test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	reg := func(node pbxmesh.NodeID, since pbxmesh.Stamp, expires time.Duration) pbxmesh.Registration {
+		return pbxmesh.Registration{
+			AOR: aor, Node: node, CallID: "7f3a", Contact: "sip:1001@192.168.1.7:5060", Profile: "internal", UserAgent: "Desk", Expires: now.Add(expires), Since: since,
+		}
+	}
+	at := func(d time.Duration) pbxmesh.Stamp { return pbxmesh.StampOf(now.Add(d)) }
+	other := func(r pbxmesh.Registration) pbxmesh.Registration { r.CallID, r.UserAgent = "x", "Soft"; return r }
+	for name, c := range map[string]struct {
+		known []pbxmesh.Registration
+		want  pbxmesh.Stamp
+	}{
+		"nothing is known":                       {nil, at(0)},
+		"refreshed":                              {[]pbxmesh.Registration{reg("london", at(-time.Hour), time.Hour)}, at(-time.Hour)},
+		"its time was over":                      {[]pbxmesh.Registration{reg("london", at(-time.Hour), -time.Second)}, at(0)},
+		"found before, heard now":                {[]pbxmesh.Registration{reg("london", pbxmesh.StampFound, time.Hour)}, at(0)},
+		"our clock was two days ahead":           {[]pbxmesh.Registration{reg("london", at(48*time.Hour), time.Hour)}, at(0)},
+		"it has been elsewhere":                  {[]pbxmesh.Registration{reg("london", at(-time.Hour), time.Hour), reg("buffalo", at(time.Minute), time.Hour)}, at(time.Minute) + 1},
+		"elsewhere its time was over":            {[]pbxmesh.Registration{reg("buffalo", at(time.Minute), -time.Second)}, at(0)},
+		"another device is elsewhere":            {[]pbxmesh.Registration{other(reg("buffalo", at(time.Minute), time.Hour))}, at(0)},
+		"another device is here":                 {[]pbxmesh.Registration{other(reg("london", at(-time.Minute), time.Hour))}, at(0)},
+		"it was elsewhere before it came here":   {[]pbxmesh.Registration{reg("london", at(-time.Hour), time.Hour), reg("buffalo", at(-2*time.Hour), time.Hour)}, at(-time.Hour)},
+		"elsewhere nobody knows when it started": {[]pbxmesh.Registration{reg("buffalo", pbxmesh.StampUnknown, time.Hour)}, at(0)},
+	} {
+		replica := registry.NewReplica(registry.ReplicaOptions{Local: "london"})
+		w, err := registry.NewWriter(registry.WriterOptions{
+			Node: pbxmesh.Node{ID: "london", Mesh: netip.MustParseAddrPort("192.0.2.1:5090")}, Replica: replica, Backend: memory.New(memory.Options{}),
+			Now: func() time.Time { return now },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range c.known {
+			registry.Know(replica, r)
+		}
+		w.Put(reg("london", at(0), time.Hour))
+		for _, r := range replica.Lookup(aor) {
+			if r.Node == "london" && r.CallID == "7f3a" && r.Since != c.want {
+				t.Errorf("%s: %d, want %d", name, r.Since, c.want)
+			}
+		}
+	}
+}
