@@ -1,5 +1,6 @@
-// Package sofia says how one registration is named in mod_sofia's commands without the
-// risk of meaning others. It refuses what it cannot name; it decides nothing.
+// Package sofia reads mod_sofia's lists of registrations, and says how one registration
+// is named in its commands without the risk of meaning others. It refuses what it cannot
+// name; it decides nothing.
 package sofia
 
 import (

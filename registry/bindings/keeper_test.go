@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"html"
 	"net/netip"
 	"slices"
 	"strings"
@@ -29,6 +28,7 @@ type mesh struct {
 	sent    []string // commands and events, in order
 	event   map[string]string
 	rows    bool // the switch lists the row
+	callID  string
 	fails   error
 	profile string // of the native hook
 	meshRow string // what sofia_contact finds there
@@ -46,6 +46,9 @@ type conn struct {
 }
 
 const switchContact = `"Desk" <sip:1001@192.168.1.7:5060;fs_nat=yes;fs_path=sip%3A1001%40203.0.113.9%3A5060>`
+
+// escaped is how the switch writes a contact in its lists.
+var escaped = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", `"`, "&quot;", "'", "&apos;")
 
 var aor, _ = pbxmesh.NewAOR("1001", "pbx.test")
 
@@ -132,11 +135,11 @@ func (c *conn) API(_ context.Context, command string) (string, error) {
 		row := func(callID, user, contact string) string {
 			return fmt.Sprintf("<registration>\n<call-id>%s</call-id>\n<user>%s</user>\n<contact>%s</contact>\n<agent>Desk 5.1</agent>\n"+
 				"<network-ip>203.0.113.9</network-ip>\n<network-port>5060</network-port>\n<sip-auth-user>1001</sip-auth-user>\n"+
-				"<sip-auth-realm>pbx.test</sip-auth-realm>\n<mwi-account>100@pbx.test</mwi-account>\n</registration>\n", callID, user, html.EscapeString(contact))
+				"<sip-auth-realm>pbx.test</sip-auth-realm>\n<mwi-account>100@pbx.test</mwi-account>\n</registration>\n", callID, user, escaped.Replace(contact))
 		}
 		list := row("other", "1001@pbx.test", switchContact) + row("7f3a-london", "1002@pbx.test", switchContact)
 		if c.m.rows {
-			list += row("7f3a-london", "1001@PBX.test", switchContact)
+			list += row(cmp.Or(c.m.callID, "7f3a-london"), "1001@PBX.test", switchContact)
 		}
 		return "<profile>\n<registrations>\n" + list + "</registrations>\n</profile>\n", nil
 	case strings.HasPrefix(command, "sofia_contact"):
@@ -191,7 +194,7 @@ func (m *mesh) did() []string {
 }
 
 const (
-	reads   = "sofia xmlstatus profile internal reg 1001@192.168.1.7:5060"
+	reads   = "sofia xmlstatus profile internal reg 192.168.1.7:5060"
 	flushes = "sofia profile internal flush_inbound_reg 7f3a-london"
 	writes  = "event CUSTOM"
 )
@@ -417,4 +420,89 @@ func TestConnectionLost(t *testing.T) {
 			t.Errorf("not tried again: %q", got)
 		}
 	})
+}
+
+// rowsOf answers every question with one list.
+type rowsOf struct {
+	Conn
+	list  string
+	asked *string
+}
+
+func (r rowsOf) API(_ context.Context, command string) (string, error) {
+	*r.asked = command
+	return "<profile>\n  <registrations>\n" + r.list + "  </registrations>\n</profile>", nil
+}
+
+// TestReadRow: the row of a registration is found whatever the phone sent, and is what the
+// switch has, byte for byte.
+func TestReadRow(t *testing.T) {
+	t.Parallel()
+	type entry struct{ callID, user, contact string }
+	list := func(rows ...entry) (out string) {
+		for _, r := range rows {
+			out += "    <registration>\n        <call-id>" + r.callID + "</call-id>\n        <user>" + r.user + "</user>\n        <contact>" + escaped.Replace(r.contact) + "</contact>\n    </registration>\n"
+		}
+		return out
+	}
+	const plain = `"" <sip:1001@192.168.1.7:5060>`
+	long := `"" <sip:1001@192.168.1.7:5060;x=` + strings.Repeat("&", 450) + ">"
+	for name, c := range map[string]struct {
+		callID, uri string // as published
+		rows        []entry
+		want        entry
+		filter      string // of the contact
+	}{
+		"percent in the Call-ID":     {"A<@h", "sip:1001@192.168.1.7:5060", []entry{{"%41%3C@h", "1001@pbx.test", plain}}, entry{"%41%3C@h", "1001@pbx.test", plain}, "192.168.1.7:5060"},
+		"percent that stays":         {"%4a%zz@h", "sip:1001@192.168.1.7:5060", []entry{{"%4a%zz@h", "1001@pbx.test", plain}}, entry{"%4a%zz@h", "1001@pbx.test", plain}, "192.168.1.7:5060"},
+		"markup in the Call-ID":      {"x</call-id>y@h", "sip:1001@192.168.1.7:5060", []entry{{"x</call-id>y@h", "1001@pbx.test", plain}}, entry{"x</call-id>y@h", "1001@pbx.test", plain}, "192.168.1.7:5060"},
+		"an entity in the Call-ID":   {"&amp;@h", "sip:1001@192.168.1.7:5060", []entry{{"&@h", "1001@pbx.test", "x"}, {"&amp;@h", "1001@pbx.test", plain}}, entry{"&amp;@h", "1001@pbx.test", plain}, "192.168.1.7:5060"},
+		"a row in another's Call-ID": {"i", "sip:1001@192.168.1.7:5060", []entry{{"</registration>", "1001@pbx.test", plain}, {"i", "1001@pbx.test", plain}}, entry{"i", "1001@pbx.test", plain}, "192.168.1.7:5060"},
+		"percent in the user": {
+			"i", "sip:+1001@192.168.1.7:5060", []entry{{"i", "1001@pbx.test", `"" <sip:%2B1001@192.168.1.7:5060>`}},
+			entry{"i", "1001@pbx.test", `"" <sip:%2B1001@192.168.1.7:5060>`}, "192.168.1.7:5060",
+		},
+		"a user with parameters": {
+			"i", "sip:1001;x=y@192.168.1.7:5060;ob", []entry{{"i", "1001@pbx.test", `"" <sip:1001;x=y@192.168.1.7:5060;ob>`}},
+			entry{"i", "1001@pbx.test", `"" <sip:1001;x=y@192.168.1.7:5060;ob>`}, "192.168.1.7:5060",
+		},
+		"no user, and a path": {
+			"i", "sip:192.168.1.7:5060;fs_path=sip:edge@192.0.2.7", []entry{{"i", "1001@pbx.test", `"" <sip:192.168.1.7:5060;fs_path=sip%3Aedge%40192.0.2.7>`}},
+			entry{"i", "1001@pbx.test", `"" <sip:192.168.1.7:5060;fs_path=sip%3Aedge%40192.0.2.7>`}, "192.168.1.7:5060",
+		},
+		"IPv6":                        {"i", "sip:1001@[2001:db8::9]:5070", []entry{{"i", "1001@pbx.test", `"" <sip:1001@[2001:db8::9]:5070>`}}, entry{"i", "1001@pbx.test", `"" <sip:1001@[2001:db8::9]:5070>`}, "[2001:db8::9]:5070"},
+		"a name that is a pattern":    {"i", "sip:1001@my_phone", []entry{{"i", "1001@pbx.test", `"" <sip:1001@my_phone>`}}, entry{"i", "1001@pbx.test", `"" <sip:1001@my_phone>`}, ""},
+		"another user's Call-ID":      {"i", "sip:1001@192.168.1.7:5060", []entry{{"i", "1002@pbx.test", plain}}, entry{}, "192.168.1.7:5060"},
+		"as the phone spelled it":     {"i", "sip:1001@192.168.1.7:5060", []entry{{"i", "1001@PBX.test", plain}}, entry{"i", "1001@PBX.test", plain}, "192.168.1.7:5060"},
+		"its old port beside it":      {"i", "sip:1001@192.168.1.7:5060", []entry{{"i", "1001@pbx.test", plain}, {"i", "1001@pbx.test", `"" <sip:1001@192.168.1.7:50601>`}}, entry{"i", "1001@pbx.test", plain}, "192.168.1.7:5060"},
+		"its new port behind the old": {"i", "sip:1001@192.168.1.7:5060", []entry{{"i", "1001@pbx.test", `"" <sip:1001@192.168.1.7:5>`}, {"i", "1001@pbx.test", plain}}, entry{"i", "1001@pbx.test", plain}, "192.168.1.7:5060"},
+		"a contact that is cut short": {"i", "sip:1001@192.168.1.7:5060;x=" + strings.Repeat("&", 450), []entry{{"i", "1001@pbx.test", long}}, entry{}, "192.168.1.7:5060"},
+		"none":                        {"i", "sip:1001@192.168.1.7:5060", nil, entry{}, "192.168.1.7:5060"},
+	} {
+		r, asked := reg("london", 0), ""
+		r.CallID, r.Contact = c.callID, c.uri
+		got, err := readRow(t.Context(), rowsOf{list: list(c.rows...), asked: &asked}, r)
+		if (err != nil) != (c.want == entry{}) || err != nil && !errors.Is(err, errNoRow) || (entry{got.CallID, got.User, got.Contact}) != c.want {
+			t.Errorf("%s: got %q %q %q, %v", name, got.CallID, got.User, got.Contact, err)
+		}
+		if want := strings.TrimSpace("sofia xmlstatus profile internal reg " + c.filter); asked != want {
+			t.Errorf("%s: asked %q, want %q", name, asked, want)
+		}
+	}
+}
+
+// TestEncodedCallID: the switch is told of a row by the Call-ID that it has, and the row
+// is written back with it.
+func TestEncodedCallID(t *testing.T) {
+	t.Parallel()
+	play(t, func(m *mesh) {
+		here, there := reg("london", 0), reg("buffalo", 1)
+		here.CallID = "A7f3a@h"
+		m.want("moved", m.now(here, there), reads, "sofia profile internal flush_inbound_reg %417f3a@h")
+		m.now(there)
+		m.want("back", m.now(), writes)
+		if got := m.event["orig-call-id"]; got != "%417f3a@h" || len(m.back) != 1 || m.back[0].CallID != here.CallID {
+			t.Errorf("written as %q, published %+v", got, m.back)
+		}
+	}, func(m *mesh) { m.callID = "%417f3a@h" })
 }

@@ -4,25 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"html"
 	"strconv"
 	"strings"
 	"time"
 
 	"pbxmesh"
 	"pbxmesh/internal/esl"
+	"pbxmesh/internal/sofia"
 )
 
 // row is a registration as the switch keeps it: what the phone sent and what the switch
 // made of it, byte for byte, so that the phone's next REGISTER finds its own row.
 type row struct {
+	sofia.Row
 	user, host string // of the address of record, as the phone wrote it
-	contact    string // `"Desk" <sip:1001@192.168.1.7:5060;fs_nat=yes;fs_path=...>`
-	agent      string
-	ip, port   string
-	authUser   string
-	authRealm  string
-	mailbox    string // user@host
 }
 
 // errNoRow reports a registration that the switch does not have any more.
@@ -30,77 +25,75 @@ var errNoRow = errors.New("the switch has no such registration")
 
 // readRow returns the row of reg. The switch filters by a piece of the contact, where
 // there is one that its command line can hold: a profile may have very many rows.
-func readRow(ctx context.Context, conn Conn, reg *pbxmesh.Registration) (row, error) {
+//
+// What was published of a row is what an event shows of it (sofia.Shown). Rows may share a
+// Call-ID: the one with the published contact goes first.
+func readRow(ctx context.Context, conn Conn, reg *pbxmesh.Registration) (found row, err error) {
 	command := "sofia xmlstatus profile " + reg.Profile + " reg"
-	if piece := contactPiece(reg.Contact); piece != "" {
+	if piece := hostPiece(reg.Contact); piece != "" {
 		command += " " + piece
 	}
 	reply, err := conn.API(ctx, command)
 	if err != nil {
 		return row{}, err
 	}
-	_, rest, ok := strings.Cut(reply, "<registrations>")
-	if !ok {
-		return row{}, fmt.Errorf("%w: %.60q", errNoRow, reply)
+	err = sofia.Rows(reply, reg.Profile, func(r sofia.Row) {
+		if sofia.Shown(r.CallID) != reg.CallID || r.Contact == "" || r.Cut || found.Contact != "" && !strings.Contains(sofia.Shown(r.Contact), "<"+reg.Contact+">") {
+			return
+		}
+		user, host, _ := strings.Cut(r.User, "@")
+		if aor, err := pbxmesh.NewAOR(user, host); err != nil || aor != reg.AOR {
+			return
+		}
+		found = row{r, user, host}
+	})
+	switch {
+	case err != nil:
+		return row{}, fmt.Errorf("%w: %w", errNoRow, err)
+	case found.Contact == "":
+		return row{}, errNoRow
 	}
-	for {
-		_, after, ok := strings.Cut(rest, "<registration>")
-		if !ok {
-			return row{}, errNoRow
-		}
-		block, next, ok := strings.Cut(after, "</registration>")
-		if !ok {
-			return row{}, fmt.Errorf("%w: the list is cut off", errNoRow)
-		}
-		rest = next
-		// The switch escapes a Call-ID not at all; a later one may.
-		if id := raw(block, "call-id"); id != reg.CallID && html.UnescapeString(id) != reg.CallID {
-			continue
-		}
-		r := row{
-			contact: text(block, "contact"), agent: text(block, "agent"), ip: text(block, "network-ip"), port: text(block, "network-port"),
-			authUser: text(block, "sip-auth-user"), authRealm: text(block, "sip-auth-realm"), mailbox: text(block, "mwi-account"),
-		}
-		r.user, r.host, ok = strings.Cut(text(block, "user"), "@")
-		if aor, err := pbxmesh.NewAOR(r.user, r.host); !ok || err != nil || aor != reg.AOR || r.contact == "" {
-			continue
-		}
-		return r, nil
-	}
+	return found, nil
 }
 
-// contactPiece returns user@host:port of a contact URI, "" when it would not stay one word
-// or mean something else in a pattern.
+// hostPiece returns host:port of a contact URI, "" when it would not stay one word or
+// mean something else in a pattern. The user part stands in the switch's table as the phone
+// wrote it, perhaps percent-encoded, and is no piece to look for.
+func hostPiece(uri string) string {
+	_, rest, ok := strings.Cut(uri, ":")
+	if !ok {
+		return ""
+	}
+	rest, _, _ = strings.Cut(rest, ";fs_") // the switch's own, with a URI in it
+	if _, host, ok := strings.Cut(rest, "@"); ok {
+		rest = host
+	}
+	rest, _, _ = strings.Cut(rest, ";")
+	return onlyPlain(rest)
+}
+
+// contactPiece returns user@host:port of a contact URI, "" when that has characters which
+// the switch may write in two ways.
 func contactPiece(uri string) string {
 	_, rest, ok := strings.Cut(uri, ":")
 	if !ok {
 		return ""
 	}
 	rest, _, _ = strings.Cut(rest, ";")
-	for i := range len(rest) {
-		c := rest[i]
+	return onlyPlain(rest)
+}
+
+// onlyPlain returns s, "" when it has other characters than those of names and addresses.
+func onlyPlain(s string) string {
+	for i := range len(s) {
+		c := s[i]
 		alnum := c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
 		if !alnum && !strings.ContainsRune("@.:-+[]", rune(c)) {
 			return ""
 		}
 	}
-	return rest
+	return s
 }
-
-// raw returns what stands in the first element of that name, "" without one.
-func raw(block, name string) string {
-	_, rest, ok := strings.Cut(block, "<"+name+">")
-	if !ok {
-		return ""
-	}
-	value, _, ok := strings.Cut(rest, "</"+name+">")
-	if !ok {
-		return ""
-	}
-	return value
-}
-
-func text(block, name string) string { return html.UnescapeString(raw(block, name)) }
 
 // headers returns the event that writes r back for what is left of its time: what
 // mod_event_multicast would send for a REGISTER that another switch of the cluster took.
@@ -116,16 +109,16 @@ func (r *row) headers(reg *pbxmesh.Registration, self identity, now time.Time) [
 		{Name: "orig-from-host", Value: r.host},
 		{Name: "orig-to-user", Value: r.user},
 		{Name: "orig-to-host", Value: r.host},
-		{Name: "orig-contact", Value: r.contact},
+		{Name: "orig-contact", Value: r.Contact},
 		{Name: "orig-expires", Value: strconv.Itoa(max(left, 1))},
 		{Name: "orig-rpid", Value: "unknown"},
-		{Name: "orig-call-id", Value: reg.CallID},
-		{Name: "orig-user-agent", Value: r.agent},
-		{Name: "orig-network-ip", Value: r.ip},
-		{Name: "orig-network-port", Value: r.port},
-		{Name: "orig-username", Value: r.authUser},
-		{Name: "orig-realm", Value: r.authRealm},
-		{Name: "orig-mwi-account", Value: r.mailbox},
+		{Name: "orig-call-id", Value: r.CallID},
+		{Name: "orig-user-agent", Value: r.Agent},
+		{Name: "orig-network-ip", Value: r.IP},
+		{Name: "orig-network-port", Value: r.Port},
+		{Name: "orig-username", Value: r.AuthUser},
+		{Name: "orig-realm", Value: r.AuthRealm},
+		{Name: "orig-mwi-account", Value: r.Mailbox},
 		{Name: "orig-FreeSWITCH-IPv4", Value: self.address},
 		{Name: "orig-FreeSWITCH-Hostname", Value: self.hostname},
 	}

@@ -311,7 +311,11 @@ func (s *session) leave(ctx context.Context, r, by *pbxmesh.Registration, mesh *
 // takeOut takes r out of the switch and puts it aside. A node that is being emptied keeps
 // nothing.
 func (s *session) takeOut(ctx context.Context, r, by *pbxmesh.Registration, l *leaving, mesh *pbxmesh.Mesh) error {
-	err := sofia.Do(ctx, s.conn, sofia.Flush, r, s.tenants())
+	named := *r
+	if l.err == nil {
+		named.CallID = l.row.CallID // what was published may have been decoded
+	}
+	err := sofia.Do(ctx, s.conn, sofia.Flush, &named, s.tenants())
 	var refused *esl.ReplyError
 	switch {
 	case errors.Is(err, sofia.ErrUnsafe), errors.Is(err, sofia.ErrRefused), errors.As(err, &refused):

@@ -16,42 +16,9 @@ import (
 // An event percent-encodes every value, but leaves alone what already looks
 // encoded; decoded, `fs_path=%3Csip%3A...` of the table reads `fs_path=<sip:...`. What
 // the table really had cannot be told from that. So the event's form is the one, and
-// a row is put through shown.
+// a row is put through sofia.Shown.
 type fields struct {
 	user, host, callID, contact, agent, status, ip, port string
-}
-
-// shown returns a value of the switch's table as an event shows it once decoded: each
-// "%" with two upper-case hexadecimal digits behind it is one byte. Others stay.
-func shown(s string) string {
-	i := strings.IndexByte(s, '%')
-	if i < 0 {
-		return s
-	}
-	b := append(make([]byte, 0, len(s)), s[:i]...)
-	for ; i < len(s); i++ {
-		if s[i] == '%' && i+2 < len(s) {
-			high, ok := upperHex(s[i+1])
-			low, ok2 := upperHex(s[i+2])
-			if ok && ok2 {
-				b = append(b, high<<4|low)
-				i += 2
-				continue
-			}
-		}
-		b = append(b, s[i])
-	}
-	return string(b)
-}
-
-func upperHex(c byte) (byte, bool) {
-	switch {
-	case c >= '0' && c <= '9':
-		return c - '0', true
-	case c >= 'A' && c <= 'F':
-		return c - 'A' + 10, true
-	}
-	return 0, false
 }
 
 // parseContact splits `"name" <uri>` as the switch composes it. What follows the last

@@ -1,127 +1,31 @@
 package feed
 
 import (
-	"errors"
-	"fmt"
 	"strconv"
 	"strings"
 	"time"
+
+	"pbxmesh/internal/sofia"
 )
 
-// ErrProfile reports a profile that the switch does not run.
-var ErrProfile = errors.New("the switch has no such sofia profile: correct the configured profile names, or load the profile " +
-	"(`fs_cli -x \"sofia status\"` lists them)")
+// What is wrong with an answer of the switch.
+var (
+	ErrProfile  = sofia.ErrProfile
+	errSnapshot = sofia.ErrList
+)
 
-// errSnapshot reports an answer that is no registration list.
-var errSnapshot = errors.New("the answer to `sofia xmlstatus` is no complete registration list")
-
-// parseRows calls each with every registration of a reply, and with the name of the
-// host that holds it.
-//
-// The switch writes one element a line and escapes contact and agent only: a
-// Call-ID may hold markup, "</call-id>" too, but no line break. So lines are read and
-// not XML: an element goes from the tag that begins its line to the one that ends
-// it. The declared encoding is ISO-8859-1, what comes is whatever the phones sent;
-// values are bytes to us.
-//
-// A reply that does not end is an error, because what is missing from it would be
-// removed.
+// parseRows calls each with every registration of a reply, in the form of events, and
+// with the name of the host that holds it. cut says that the end of the contact may be
+// missing.
 func parseRows(reply, profile string, each func(row fields, host string, cut bool)) error {
-	if strings.HasPrefix(strings.TrimSpace(reply), "Invalid Profile") {
-		return fmt.Errorf("profile %q: %w", profile, ErrProfile)
-	}
-	var begun, ended, within, cut bool
-	var row fields
-	var host, left string
-	for lines := reply; lines != "" && !ended; {
-		var line string
-		line, lines, _ = strings.Cut(lines, "\n")
-		line = strings.TrimLeft(line, " \t")
-		switch {
-		case !within:
-			switch line {
-			case "<registrations>":
-				begun = true
-			case "</registrations>", "<registrations/>":
-				begun, ended = true, true
-			case "<registration>":
-				within, row, host, left, cut = true, fields{}, "", "", false
-			}
-			continue
-		case line == "</registration>":
-			row.user, row.host, _ = strings.Cut(row.user, "@")
-			each(row, host, cut)
-			within = false
-			continue
-		case left != "": // a value with a line break
-			line = left + "\n" + line
-		}
-		name, value, whole := element(line)
-		if left = ""; !whole {
-			left = line
-			continue
-		}
-		switch name {
-		case "call-id":
-			row.callID = shown(value)
-		case "user":
-			row.user = shown(value)
-		case "contact":
-			cut = len(value) > maxEscaped
-			row.contact = shown(unescape(value))
-		case "agent":
-			row.agent = shown(unescape(value))
-		case "status":
-			row.status = value
-		case "network-ip":
-			row.ip = value
-		case "network-port":
-			row.port = value
-		case "host":
-			host = value
-		}
-	}
-	switch {
-	case !begun:
-		return fmt.Errorf("profile %q: %w: %.60q", profile, errSnapshot, reply)
-	case within:
-		return fmt.Errorf("profile %q: %w: a row does not end", profile, errSnapshot)
-	case !ended:
-		return fmt.Errorf("profile %q: %w: it is cut off", profile, errSnapshot)
-	}
-	return nil
+	return sofia.Rows(reply, profile, func(r sofia.Row) {
+		user, host, _ := strings.Cut(sofia.Shown(r.User), "@")
+		each(fields{
+			user: user, host: host, callID: sofia.Shown(r.CallID), contact: sofia.Shown(r.Contact), agent: sofia.Shown(r.Agent),
+			status: r.Status, ip: r.IP, port: r.Port,
+		}, r.Host, r.Cut)
+	})
 }
-
-// maxEscaped is the length from which on an escaped value may have lost its end: the
-// switch escapes into 2,048 bytes, and an entity has up to six.
-const maxEscaped = 2048 - 8
-
-// element reads a line such as "<call-id>z97<8df>6d@h</call-id>"; whole is false for
-// one that is not ended.
-func element(line string) (name, value string, whole bool) {
-	if line == "" || line[0] != '<' {
-		return "", "", true
-	}
-	name, value, ok := strings.Cut(line[1:], ">")
-	if !ok {
-		return "", "", true
-	}
-	n := len(value) - len(name) - len("</>")
-	if n < 0 || value[n:n+2] != "</" || value[n+2:len(value)-1] != name || value[len(value)-1] != '>' {
-		return name, "", false
-	}
-	return name, value[:n], true
-}
-
-// unescape replaces the five entities that the switch writes, once each.
-func unescape(s string) string {
-	if strings.IndexByte(s, '&') < 0 {
-		return s
-	}
-	return entities.Replace(s)
-}
-
-var entities = strings.NewReplacer("&lt;", "<", "&gt;", ">", "&amp;", "&", "&quot;", `"`, "&apos;", "'")
 
 // expsecs reads the seconds that are left from a status such as
 // "Registered(UDP)(unknown) exp(2026-11-22 15:59:07) expsecs(147)". The user agent

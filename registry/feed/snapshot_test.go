@@ -11,6 +11,7 @@ import (
 
 	"pbxmesh"
 	"pbxmesh/internal/esl"
+	"pbxmesh/internal/sofia"
 )
 
 func TestParseRows(t *testing.T) {
@@ -171,7 +172,7 @@ func FuzzOneForm(f *testing.F) {
 				"from-user: 1001\nfrom-host: pbx.test\nuser: 1001\nhost: pbx.test\ncontact: %s\ncall-id: %s\nexpires: 120\nstatus: Registered(UDP)\n"+
 				"user-agent: %s\nnetwork-ip: 192.0.2.1\nnetwork-port: 5060\n\n", name, switchEncoding(contact), switchEncoding(call), switchEncoding(agent))
 		}
-		if contact == "" || call == "" || shown(agent) == "pbxmesh" || shown(contact) == "*" || strings.Contains(shown(contact), "(null)") {
+		if contact == "" || call == "" || sofia.Shown(agent) == "pbxmesh" || sofia.Shown(contact) == "*" || strings.Contains(sofia.Shown(contact), "(null)") {
 			return
 		}
 		s := newScriptedFeed(t)

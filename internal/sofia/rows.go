@@ -1,0 +1,177 @@
+package sofia
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// ErrProfile reports a profile that the switch does not run.
+var ErrProfile = errors.New("the switch has no such sofia profile: correct the configured profile names, or load the profile " +
+	"(`fs_cli -x \"sofia status\"` lists them)")
+
+// ErrList reports an answer that is no registration list.
+var ErrList = errors.New("the answer to `sofia xmlstatus` is no complete registration list")
+
+// Row is one registration of a profile's list, byte for byte as the switch's table has it.
+// An event shows some of it differently: see Shown.
+type Row struct {
+	CallID  string
+	User    string // user@domain
+	Contact string // `"name" <uri>`
+	Agent   string
+	Status  string
+	IP      string // of the REGISTER's source
+	Port    string
+	Host    string // the name of the switch
+
+	AuthUser, AuthRealm string
+	Mailbox             string // user@domain
+
+	// Cut says that the end of Contact may be missing.
+	Cut bool
+}
+
+// Rows calls each with every registration of a reply to `sofia xmlstatus profile`.
+//
+// The switch writes one element a line and escapes contact and agent only: a
+// Call-ID may hold markup, "</call-id>" too, but no line break. So lines are read and
+// not XML: an element goes from the tag that begins its line to the one that ends
+// it. The declared encoding is ISO-8859-1, what comes is whatever the phones sent;
+// values are bytes to us.
+//
+// A reply that does not end is an error, because what is missing from it would be
+// taken for gone.
+func Rows(reply, profile string, each func(Row)) error {
+	if strings.HasPrefix(strings.TrimSpace(reply), "Invalid Profile") {
+		return fmt.Errorf("profile %q: %w", profile, ErrProfile)
+	}
+	var begun, ended, within bool
+	var row Row
+	var left string
+	for lines := reply; lines != "" && !ended; {
+		var line string
+		line, lines, _ = strings.Cut(lines, "\n")
+		line = strings.TrimLeft(line, " \t")
+		switch {
+		case !within:
+			switch line {
+			case "<registrations>":
+				begun = true
+			case "</registrations>", "<registrations/>":
+				begun, ended = true, true
+			case "<registration>":
+				within, row, left = true, Row{}, ""
+			}
+			continue
+		case line == "</registration>":
+			each(row)
+			within = false
+			continue
+		case left != "": // a value with a line break
+			line = left + "\n" + line
+		}
+		name, value, whole := element(line)
+		if left = ""; !whole {
+			left = line
+			continue
+		}
+		switch name {
+		case "call-id":
+			row.CallID = value
+		case "user":
+			row.User = value
+		case "contact":
+			row.Contact, row.Cut = unescape(value), len(value) > maxEscaped
+		case "agent":
+			row.Agent = unescape(value)
+		case "status":
+			row.Status = value
+		case "network-ip":
+			row.IP = value
+		case "network-port":
+			row.Port = value
+		case "host":
+			row.Host = value
+		case "sip-auth-user":
+			row.AuthUser = value
+		case "sip-auth-realm":
+			row.AuthRealm = value
+		case "mwi-account":
+			row.Mailbox = value
+		}
+	}
+	switch {
+	case !begun:
+		return fmt.Errorf("profile %q: %w: %.60q", profile, ErrList, reply)
+	case within:
+		return fmt.Errorf("profile %q: %w: a row does not end", profile, ErrList)
+	case !ended:
+		return fmt.Errorf("profile %q: %w: it is cut off", profile, ErrList)
+	}
+	return nil
+}
+
+// maxEscaped is the length from which on an escaped value may have lost its end: the
+// switch escapes into 2,048 bytes, and an entity has up to six.
+const maxEscaped = 2048 - 8
+
+// element reads a line such as "<call-id>z97<8df>6d@h</call-id>"; whole is false for
+// one that is not ended.
+func element(line string) (name, value string, whole bool) {
+	if line == "" || line[0] != '<' {
+		return "", "", true
+	}
+	name, value, ok := strings.Cut(line[1:], ">")
+	if !ok {
+		return "", "", true
+	}
+	n := len(value) - len(name) - len("</>")
+	if n < 0 || value[n:n+2] != "</" || value[n+2:len(value)-1] != name || value[len(value)-1] != '>' {
+		return name, "", false
+	}
+	return name, value[:n], true
+}
+
+// unescape replaces the five entities that the switch writes, once each.
+func unescape(s string) string {
+	if strings.IndexByte(s, '&') < 0 {
+		return s
+	}
+	return entities.Replace(s)
+}
+
+var entities = strings.NewReplacer("&lt;", "<", "&gt;", ">", "&amp;", "&", "&quot;", `"`, "&apos;", "'")
+
+// Shown returns a value of the switch's table as an event shows it once decoded: each
+// "%" with two upper-case hexadecimal digits behind it is one byte. Others stay.
+func Shown(s string) string {
+	i := strings.IndexByte(s, '%')
+	if i < 0 {
+		return s
+	}
+	b := append(make([]byte, 0, len(s)), s[:i]...)
+	for ; i < len(s); i++ {
+		if s[i] == '%' && i+2 < len(s) {
+			high, ok := upperHex(s[i+1])
+			low, ok2 := upperHex(s[i+2])
+			if ok && ok2 {
+				b = append(b, high<<4|low)
+				i += 2
+				continue
+			}
+		}
+		b = append(b, s[i])
+	}
+	return string(b)
+}
+
+func upperHex(c byte) (byte, bool) {
+	switch {
+	case c >= '0' && c <= '9':
+		return c - '0', true
+	case c >= 'A' && c <= 'F':
+		return c - 'A' + 10, true
+	}
+	return 0, false
+}
