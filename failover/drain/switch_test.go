@@ -38,6 +38,7 @@ func TestCommand(t *testing.T) {
 		{"a quote", "a'b", Tell, "", "no safe name"},
 		{"a double quote", `a"b`, Tell, "", "no safe name"},
 		{"a backslash", `a\sb`, Tell, "", "no safe name"},
+		{"a DEL", "a\x7fb", Tell, "", "no safe name"},
 		{"a backquote", "a`b", Tell, "", "no safe name"},
 		{"not ASCII", "a\u00e9", Tell, "", `Call-ID "a\u00e9"`},
 		{"a long one", strings.Repeat(" ", 100), Tell, "", "no safe name"},

@@ -29,10 +29,13 @@ type mesh struct {
 	event   map[string]string
 	rows    bool // the switch lists the row
 	callID  string
+	refuses bool // the switch takes nothing out
 	fails   error
 	profile string // of the native hook
 	meshRow string // what sofia_contact finds there
 	settled int
+	written int // times that Restored was called
+	dials   int
 	put     []pbxmesh.Registration
 	back    []pbxmesh.Registration
 	conn    *conn
@@ -75,10 +78,12 @@ func play(t *testing.T, f func(*mesh), change ...func(*mesh)) {
 		}
 		m.keeper = New(Options{
 			Local: "london", Directory: m, Nodes: m, Sink: m, Profile: m.profile,
-			Settled: func(pbxmesh.AOR) { m.mu.Lock(); m.settled++; m.mu.Unlock() },
+			Settled:  func(pbxmesh.AOR) { m.mu.Lock(); m.settled++; m.mu.Unlock() },
+			Restored: func() { m.mu.Lock(); m.written++; m.mu.Unlock() },
 			Dial: func(_ context.Context, cfg esl.Config) (Conn, error) {
 				m.mu.Lock()
 				defer m.mu.Unlock()
+				m.dials++
 				m.conn = &conn{m: m, cfg: cfg, done: make(chan struct{})}
 				return m.conn, nil
 			},
@@ -144,6 +149,8 @@ func (c *conn) API(_ context.Context, command string) (string, error) {
 		return "<profile>\n<registrations>\n" + list + "</registrations>\n</profile>\n", nil
 	case strings.HasPrefix(command, "sofia_contact"):
 		return cmp.Or(c.m.meshRow, "error/user_not_registered"), nil
+	case strings.Contains(command, "flush_inbound_reg") && c.m.refuses:
+		return "Invalid Profile [internal]", nil
 	case strings.Contains(command, "flush_inbound_reg"):
 		return "+OK flushing all registrations matching specified call_id\n", nil
 	}
@@ -298,8 +305,8 @@ func TestPutBackWhenTheOtherNodeDies(t *testing.T) {
 				t.Errorf("%s: %q, want %q", name, got, want)
 			}
 		}
-		if len(m.back) != 1 || m.back[0] != *here {
-			t.Errorf("published %+v", m.back)
+		if len(m.back) != 1 || m.back[0] != *here || m.written != 1 {
+			t.Errorf("published %+v, told %d times that a row was written", m.back, m.written)
 		}
 		m.want("once", m.now(here, there))
 		m.want("the other one is back: newest counts", m.node("buffalo", pbxmesh.NodeState{Observed: pbxmesh.ObservedUp}), reads, flushes)
@@ -344,6 +351,8 @@ func TestPutBackWhenTheOtherEnds(t *testing.T) {
 		"another device unregistered":  {func(m *mesh) { m.unregister("x", "<sip:1001@192.168.1.7:50601>") }, []string{writes}},
 		"its own time is over":         {func(*mesh) { time.Sleep(10 * time.Minute) }, nil},
 		"it has a newer one elsewhere": {func(m *mesh) { m.now(reg("singapore", 2)) }, nil},
+		"it is back, another Call-ID":  {func(m *mesh) { m.now(changed(reg("london", 2), "new", "Desk 5.1"), reg("buffalo", 1)) }, nil},
+		"it is back, updated":          {func(m *mesh) { m.now(changed(reg("london", 2), "7f3a-london", "Desk 6"), reg("buffalo", 1)) }, nil},
 		"this node is drained":         {func(m *mesh) { m.node("london", pbxmesh.NodeState{Wanted: pbxmesh.WantedDraining}) }, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -356,6 +365,56 @@ func TestPutBackWhenTheOtherEnds(t *testing.T) {
 			})
 		})
 	}
+}
+
+func changed(r *pbxmesh.Registration, callID, agent string) *pbxmesh.Registration {
+	r.CallID, r.UserAgent = callID, agent
+	return r
+}
+
+// TestRowOfLastSecond: a row that is written back has an end, however near.
+func TestRowOfLastSecond(t *testing.T) {
+	t.Parallel()
+	play(t, func(m *mesh) {
+		m.now(reg("london", 0), reg("buffalo", 1))
+		m.now(reg("buffalo", 1))
+		left := 10*time.Minute - 2*outAfter
+		time.Sleep(left - time.Second/2)
+		m.mu.Lock()
+		m.regs, m.sent = nil, nil
+		m.mu.Unlock()
+		m.keeper.Changed(aor)
+		synctest.Wait()
+		if got := m.event["orig-expires"]; got != "1" {
+			t.Errorf("half a second is left, written with %q (0 never ends)", got)
+		}
+	})
+}
+
+// TestNothingAsideOfADrainedNode: what leaves a node that is being emptied stays out.
+func TestNothingAsideOfADrainedNode(t *testing.T) {
+	t.Parallel()
+	play(t, func(m *mesh) {
+		m.node("london", pbxmesh.NodeState{Observed: pbxmesh.ObservedUp, Wanted: pbxmesh.WantedDraining})
+		m.want("moved", m.now(reg("london", 0), reg("buffalo", 1)), reads, flushes)
+		if s := m.keeper.Stats(); s.Aside != 0 || s.TakenOut != 1 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+// TestSwitchRefuses: a switch that takes nothing out is asked once, and what waits for it
+// waits no more.
+func TestSwitchRefuses(t *testing.T) {
+	t.Parallel()
+	play(t, func(m *mesh) {
+		here, there := reg("london", 0), reg("buffalo", 1)
+		m.want("moved", m.now(here, there), reads, flushes)
+		m.want("once", m.now(here, there))
+		if s := m.keeper.Stats(); s.Unsafe != 1 || s.Aside+int(s.TakenOut) != 0 || !m.keeper.Taken(here) || m.dials != 1 {
+			t.Errorf("%+v, taken %v, %d connections", s, m.keeper.Taken(here), m.dials)
+		}
+	}, func(m *mesh) { m.refuses = true })
 }
 
 func (m *mesh) unregister(callID, contact string) {
@@ -395,6 +454,11 @@ func TestCameWhileNobodyListened(t *testing.T) {
 		}
 		here.Expires = there.Expires.Add(-time.Minute)
 		m.want("an old one, of a switch that came back", m.now(here, there), reads, flushes)
+	})
+	play(t, func(m *mesh) {
+		here, there := reg("london", 0), reg("buffalo", 1)
+		here.Since, here.Expires = pbxmesh.StampFound, there.Expires.Add(time.Second)
+		m.want("a second is the clocks' doing", m.now(here, there), reads, flushes)
 	})
 }
 
@@ -497,9 +561,11 @@ func TestEncodedCallID(t *testing.T) {
 	t.Parallel()
 	play(t, func(m *mesh) {
 		here, there := reg("london", 0), reg("buffalo", 1)
-		here.CallID = "A7f3a@h"
+		here.CallID, here.Contact = "A7f3a@h", "sip:a_b@192.168.1.7:5060"
+		there.Contact = here.Contact
 		m.want("moved", m.now(here, there), reads, "sofia profile internal flush_inbound_reg %417f3a@h")
 		m.now(there)
+		m.unregister("x", "") // another phone's connection ends
 		m.want("back", m.now(), writes)
 		if got := m.event["orig-call-id"]; got != "%417f3a@h" || len(m.back) != 1 || m.back[0].CallID != here.CallID {
 			t.Errorf("written as %q, published %+v", got, m.back)

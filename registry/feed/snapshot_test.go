@@ -59,6 +59,19 @@ func TestParseRows(t *testing.T) {
 	}
 }
 
+// TestRowsInTheFormOfEvents: of what the table holds an event shows the percent-encoded
+// bytes, and those once.
+func TestRowsInTheFormOfEvents(t *testing.T) {
+	t.Parallel()
+	const reply = "<registrations>\n<registration>\n<call-id>%2541%26amp;</call-id>\n<user>%41lice@d</user>\n" +
+		"<contact>&quot;%26lt;&quot; &lt;sip:a%26lt;@h;x=%3C&amp;lt;&gt;</contact>\n<agent>%26lt;</agent>\n</registration>\n</registrations>\n"
+	want := fields{user: "Alice", host: "d", callID: "%41&amp;", contact: `"&lt;" <sip:a&lt;@h;x=<&lt;>`, agent: "&lt;"}
+	var got fields
+	if err := parseRows(reply, "internal", func(row fields, _ string, _ bool) { got = row }); err != nil || got != want {
+		t.Errorf("%+v, %v; want %+v", got, err, want)
+	}
+}
+
 func TestStatusFields(t *testing.T) {
 	t.Parallel()
 	for status, want := range map[string]struct {

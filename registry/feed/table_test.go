@@ -143,6 +143,39 @@ func TestTableRules(t *testing.T) {
 	}
 }
 
+// TestTableEnds: an end takes out what it names, and nothing else.
+func TestTableEnds(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		seq  uint64 // two registrations were 1 and 9, of the same contact and Call-ID
+		end  endOf
+		want []string
+		asks bool
+	}{
+		"after the registration":   {10, endOf{profile: "internal", uri: "c1", callID: "i1", name: `"Desk"`}, nil, false},
+		"before it, and told late": {5, endOf{profile: "internal", uri: "c1", callID: "i1", name: `"Desk"`}, []string{"1001 c1 i1"}, true},
+		"on another profile":       {10, endOf{profile: "external", uri: "c1", callID: "i1", name: `"Desk"`}, []string{"1001 c1 i1"}, false},
+		"under another name":       {10, endOf{profile: "internal", uri: "c1", callID: "i1", name: `"Bob"`}, []string{"1001 c1 i1"}, true},
+		"its row expired":          {10, endOf{profile: "internal", uri: "c1", callID: "i1", name: `"Desk"`, row: true}, nil, false},
+		"the row of an old port":   {10, endOf{profile: "internal", uri: "c0", callID: "i1", name: `"Desk"`, row: true}, []string{"1001 c1 i1"}, true},
+		"the row of an old call":   {10, endOf{profile: "internal", uri: "c1", callID: "i0", name: `"Desk"`, row: true}, []string{"1001 c1 i1"}, true},
+		"somebody's row":           {10, endOf{profile: "internal", uri: "c0", callID: "i0", row: true}, []string{"1001 c1 i1"}, false},
+	} {
+		b := newBooks()
+		tb := newTable(b, "core")
+		tb.snapshot(nil, 0, testNow)
+		for _, seq := range []uint64{1, 9} {
+			r := testBinding(t, "1001", "c1", "i1")
+			r.name = `"Desk"`
+			tb.register(seq, r)
+		}
+		asks := tb.unregister(tc.seq, testReg(t, "1001", "c1", "i1").AOR, tc.end, testNow)
+		if got := b.list(); !slices.Equal(got, tc.want) || asks != tc.asks {
+			t.Errorf("%s: %q (asks %v), want %q (%v)", name, got, asks, tc.want, tc.asks)
+		}
+	}
+}
+
 // TestTablePutsBeforeItRemoves: a phone that takes a new Call-ID at every REGISTER is
 // never nowhere, whether an event or the switch's answer tells.
 func TestTablePutsBeforeItRemoves(t *testing.T) {
