@@ -29,6 +29,8 @@ type mesh struct {
 	event   map[string]string
 	rows    bool // the switch lists the row
 	callID  string
+	contact string
+	agent   string
 	refuses bool // the switch takes nothing out
 	fails   error
 	profile string // of the native hook
@@ -138,13 +140,13 @@ func (c *conn) API(_ context.Context, command string) (string, error) {
 		return "192.0.2.2\n", nil
 	case strings.HasPrefix(command, "sofia xmlstatus"):
 		row := func(callID, user, contact string) string {
-			return fmt.Sprintf("<registration>\n<call-id>%s</call-id>\n<user>%s</user>\n<contact>%s</contact>\n<agent>Desk 5.1</agent>\n"+
+			return fmt.Sprintf("<registration>\n<call-id>%s</call-id>\n<user>%s</user>\n<contact>%s</contact>\n<agent>%s</agent>\n"+
 				"<network-ip>203.0.113.9</network-ip>\n<network-port>5060</network-port>\n<sip-auth-user>1001</sip-auth-user>\n"+
-				"<sip-auth-realm>pbx.test</sip-auth-realm>\n<mwi-account>100@pbx.test</mwi-account>\n</registration>\n", callID, user, escaped.Replace(contact))
+				"<sip-auth-realm>pbx.test</sip-auth-realm>\n<mwi-account>100@pbx.test</mwi-account>\n</registration>\n", callID, user, escaped.Replace(contact), cmp.Or(c.m.agent, "Desk 5.1"))
 		}
 		list := row("other", "1001@pbx.test", switchContact) + row("7f3a-london", "1002@pbx.test", switchContact)
 		if c.m.rows {
-			list += row(cmp.Or(c.m.callID, "7f3a-london"), "1001@PBX.test", switchContact)
+			list += row(cmp.Or(c.m.callID, "7f3a-london"), "1001@PBX.test", cmp.Or(c.m.contact, switchContact))
 		}
 		return "<profile>\n<registrations>\n" + list + "</registrations>\n</profile>\n", nil
 	case strings.HasPrefix(command, "sofia_contact"):
@@ -162,11 +164,14 @@ func (c *conn) Subscribe(context.Context, []string, []string) error { return nil
 func (c *conn) SendEvent(_ context.Context, name string, headers []esl.Header, _ []byte) error {
 	c.m.mu.Lock()
 	defer c.m.mu.Unlock()
-	c.m.sent = append(c.m.sent, "event "+name)
-	c.m.event = map[string]string{}
+	event := map[string]string{}
 	for _, h := range headers {
-		c.m.event[h.Name] = h.Value
+		if strings.ContainsAny(h.Value, "\t\r\n") {
+			return fmt.Errorf("%w: %q", esl.ErrInvalidCommand, h.Value)
+		}
+		event[h.Name] = h.Value
 	}
+	c.m.sent, c.m.event = append(c.m.sent, "event "+name), event
 	return nil
 }
 func (c *conn) Done() <-chan struct{} { return c.done }
@@ -370,6 +375,28 @@ func TestPutBackWhenTheOtherEnds(t *testing.T) {
 func changed(r *pbxmesh.Registration, callID, agent string) *pbxmesh.Registration {
 	r.CallID, r.UserAgent = callID, agent
 	return r
+}
+
+// TestFoldedHeaders: a phone whose name has a tab or a folded line is written back, and a
+// row that no event can hold keeps nobody else waiting.
+func TestFoldedHeaders(t *testing.T) {
+	t.Parallel()
+	play(t, func(m *mesh) {
+		m.now(reg("london", 0), reg("buffalo", 1))
+		m.now(reg("buffalo", 1))
+		m.want("back", m.now(), writes)
+		if got := m.event["orig-user-agent"]; strings.Join(strings.Fields(got), " ") != "Desk 5.1 beta" || m.dials != 1 {
+			t.Errorf("written as %q, %d connections", got, m.dials)
+		}
+	}, func(m *mesh) { m.agent = "Desk\t5.1\r\n    beta" })
+	play(t, func(m *mesh) {
+		m.now(reg("london", 0), reg("buffalo", 1))
+		m.now(reg("buffalo", 1))
+		m.want("nothing to write", m.now())
+		if s := m.keeper.Stats(); s.Aside != 0 || s.PutBack != 0 || len(m.back) != 0 || m.dials != 1 {
+			t.Errorf("%+v, published %+v, %d connections", s, m.back, m.dials)
+		}
+	}, func(m *mesh) { m.contact = "\"a\tb\" <sip:1001@192.168.1.7:5060>" })
 }
 
 // TestRowOfLastSecond: a row that is written back has an end, however near.

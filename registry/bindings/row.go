@@ -95,6 +95,17 @@ func onlyPlain(s string) string {
 	return s
 }
 
+// oneLine returns s without what no header can hold. A phone may have a tab or a folded
+// line in its name, which is only shown.
+func oneLine(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, s)
+}
+
 // headers returns the event that writes r back for what is left of its time: what
 // mod_event_multicast would send for a REGISTER that another switch of the cluster took.
 func (r *row) headers(reg *pbxmesh.Registration, self identity, now time.Time) []esl.Header {
@@ -113,7 +124,7 @@ func (r *row) headers(reg *pbxmesh.Registration, self identity, now time.Time) [
 		{Name: "orig-expires", Value: strconv.Itoa(max(left, 1))},
 		{Name: "orig-rpid", Value: "unknown"},
 		{Name: "orig-call-id", Value: r.CallID},
-		{Name: "orig-user-agent", Value: r.Agent},
+		{Name: "orig-user-agent", Value: oneLine(r.Agent)},
 		{Name: "orig-network-ip", Value: r.IP},
 		{Name: "orig-network-port", Value: r.Port},
 		{Name: "orig-username", Value: r.AuthUser},

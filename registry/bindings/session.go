@@ -345,13 +345,21 @@ func (s *session) takeOut(ctx context.Context, r, by *pbxmesh.Registration, l *l
 func (s *session) putBack(ctx context.Context, a *kept, now time.Time) error {
 	ctx, cancel := context.WithTimeout(ctx, commandTime)
 	defer cancel()
-	if err := s.conn.SendEvent(ctx, "CUSTOM", a.row.headers(&a.reg, s.self, now), nil); err != nil {
+	err := s.conn.SendEvent(ctx, "CUSTOM", a.row.headers(&a.reg, s.self, now), nil)
+	never := errors.Is(err, esl.ErrInvalidCommand) // nobody else may wait for it
+	if err != nil && !never {
 		return fmt.Errorf("write a phone's row back: %w", err)
 	}
 	s.update(a.reg.AOR, func(u *user) {
 		u.aside = slices.DeleteFunc(u.aside, func(b *kept) bool { return a == b })
-		s.stats.PutBack++
+		if !never {
+			s.stats.PutBack++
+		}
 	})
+	if never {
+		s.log.Warn("a phone whose newer registration is gone cannot be written back, and rings again when it registers", "aor", a.reg.AOR, "err", err)
+		return nil
+	}
 	s.log.Info("a phone rings here again: its newer registration is gone", "aor", a.reg.AOR)
 	s.opts.Sink.PutBack(a.reg)
 	s.opts.Restored()
