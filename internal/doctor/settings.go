@@ -54,6 +54,7 @@ func rules(profile string) []rule {
 		}, "4000", Warn, "a call to a dead node waits 32 s"},
 		{"inbound-late-negotiation", truth(true), "true", Warn, "a caller with Opus cannot reach a phone without it"},
 		{"dtmf-type", func(v []string) bool { return slices.Contains(v, "info") }, "info", Warn, "digits get lost beside Opus"},
+		{"enable-timer", func(v []string) bool { return len(v) == 0 || truth(true)(v) }, "true", Warn, "a call whose other node died goes on in silence"},
 		{"session-timeout", func(v []string) bool {
 			if len(v) == 0 {
 				return false

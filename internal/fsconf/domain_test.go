@@ -43,11 +43,18 @@ func TestMergeDomain(t *testing.T) {
 		}
 	}
 	for value, want := range map[string]bool{
-		"$${local_ip_v4}": true, "192.0.2.10": true, "$${external_sip_ip}": true, "sip.example.com": false, "$${my_domain}": false,
+		"$${local_ip_v4}": true, "192.0.2.10": true, "$${external_sip_ip}": true, "$${external_rtp_ip}": true, "$${local_ip_v6}": true, "sip.example.com": false, "$${my_domain}": false,
 	} {
 		if _, own := OwnAddressDomain([]byte(strings.Replace(stockVars, "$${local_ip_v4}", value, 1))); own != want {
 			t.Errorf("domain=%s is the switch's own address: %v", value, own)
 		}
+	}
+	const named = `<X-PRE-PROCESS cmd="set" data="domain=sip.example.com"/>` + "\n"
+	if is, own := OwnAddressDomain([]byte(named + line)); is != "$${local_ip_v4}" || !own {
+		t.Errorf("the last line counts: %q, %v", is, own)
+	}
+	if is, own := OwnAddressDomain([]byte(line + named)); is != "sip.example.com" || own {
+		t.Errorf("the last line counts: %q, %v", is, own)
 	}
 	for _, bad := range []string{"192.0.2.10", "a b", `x"/>`} {
 		s.Domain = bad

@@ -385,10 +385,10 @@ func TestFoldedHeaders(t *testing.T) {
 		m.now(reg("london", 0), reg("buffalo", 1))
 		m.now(reg("buffalo", 1))
 		m.want("back", m.now(), writes)
-		if got := m.event["orig-user-agent"]; strings.Join(strings.Fields(got), " ") != "Desk 5.1 beta" || m.dials != 1 {
+		if got := m.event["orig-user-agent"]; strings.Join(strings.Fields(got), " ") != "caf\xe9 5.1 beta" || m.dials != 1 {
 			t.Errorf("written as %q, %d connections", got, m.dials)
 		}
-	}, func(m *mesh) { m.agent = "Desk\t5.1\r\n    beta" })
+	}, func(m *mesh) { m.agent = "caf\xe9\t5.1\r\n    beta" })
 	play(t, func(m *mesh) {
 		m.now(reg("london", 0), reg("buffalo", 1))
 		m.now(reg("buffalo", 1))

@@ -95,15 +95,16 @@ func onlyPlain(s string) string {
 	return s
 }
 
-// oneLine returns s without what no header can hold. A phone may have a tab or a folded
-// line in its name, which is only shown.
+// oneLine returns s without what no header can hold, all other bytes as they are. A phone
+// may have a tab or a folded line in its name, which is only shown.
 func oneLine(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return ' '
+	b := []byte(s)
+	for i, c := range b {
+		if c < ' ' || c == 0x7f {
+			b[i] = ' '
 		}
-		return r
-	}, s)
+	}
+	return string(b)
 }
 
 // headers returns the event that writes r back for what is left of its time: what

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"html"
 	"maps"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -32,6 +33,7 @@ type fakeSwitch struct {
 	scripts []string // that were run, without "lua ~"
 
 	channels   map[string]channelRow
+	said       int           // statuses without a call
 	domainUUID string        // what its directory says of every domain
 	booting    bool          // mod_sofia is not loaded yet
 	slow       time.Duration // to answer an event
@@ -326,11 +328,20 @@ func (c *fakeConn) Close() error {
 	return nil
 }
 
+// encoded is a percent sign that the switch encodes: not one that looks encoded already.
+var encoded = regexp.MustCompile(`%(?:[0-9A-F]{2})?`)
+
 // fakeEvent returns an event of name, value pairs, encoded as on the wire.
 func fakeEvent(pairs ...string) *esl.Event {
 	var b strings.Builder
 	for i := 0; i+1 < len(pairs); i += 2 {
-		b.WriteString(pairs[i] + ": " + strings.NewReplacer("%", "%25", "\n", "%0A").Replace(pairs[i+1]) + "\n")
+		value := encoded.ReplaceAllStringFunc(pairs[i+1], func(s string) string {
+			if s == "%" {
+				return "%25"
+			}
+			return s
+		})
+		b.WriteString(pairs[i] + ": " + strings.ReplaceAll(value, "\n", "%0A") + "\n")
 	}
 	return esl.ParseEvent(b.String())
 }

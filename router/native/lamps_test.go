@@ -204,6 +204,24 @@ func TestLampsListBehindEvents(t *testing.T) {
 	})
 }
 
+// TestLampsEncodedUUID: events show a "%41" of a UUID decoded, the list of channels does
+// not. It is one call all the same.
+func TestLampsEncodedUUID(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t)
+		p.london.call("%41c1@h%4a", annaA, "answered", true)
+		p.expect(t, annaA, "answered", "Ac1@h%4a")
+		time.Sleep(time.Minute)
+		p.expect(t, annaA, "answered", "Ac1@h%4a")
+		if s := p.there.Stats(); s.Mended != 0 {
+			t.Errorf("the list put %d calls right", s.Mended)
+		}
+		p.london.call("%41c1@h%4a", annaA, "hangup", true)
+		p.expect(t, annaA, "hangup", "Ac1@h%4a")
+	})
+}
+
 func TestLampsLastWord(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

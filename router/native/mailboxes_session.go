@@ -159,6 +159,9 @@ func (m *Mailboxes) reported(r localReport, store string) {
 	if r.question && !same || !r.question && missed {
 		m.tellAt(r.aor, time.Now().Add(hangupDelay))
 	}
+	if r.stock && now == (messages{}) {
+		b.local = nil // nothing to say, and another store may be spoken for
+	}
 	m.forget(r.aor, b)
 }
 

@@ -225,6 +225,15 @@ func TestMailboxesOneStore(t *testing.T) {
 			"Event-Calling-File", "mod_voicemail.c", "Sofia-Profile", "internal")
 		time.Sleep(time.Second)
 		both("an empty stock voicemail", nil, nil)
+		stock := func(waiting, counts string) {
+			p.buffalo.emit("MESSAGE_WAITING", "MWI-Messages-Waiting", waiting, "MWI-Message-Account", "sip:anna@a.test", "MWI-Voice-Message", counts,
+				"Event-Calling-File", "mod_voicemail.c", "Sofia-Profile", "internal")
+			time.Sleep(time.Second)
+		}
+		stock("yes", "2/0 (0/0)")
+		both("one with messages", []string{anna + "yes 3/1 (0/0) internal"}, []string{anna + "yes 3/1 (0/0) internal"})
+		stock("no", "0/0 (0/0)")
+		both("which were deleted", []string{anna + "yes 1/1 (0/0) internal"}, []string{anna + "yes 1/1 (0/0) internal"})
 
 		// The node that spoke last dies: the messages still wait.
 		p.stopThere()

@@ -245,6 +245,11 @@ func TestRowsSwitchFaults(t *testing.T) {
 		}, 6 * time.Second},
 		{"profile restart", func(s *fakeSwitch, _ *world, _ *Rows) { s.restartProfile(true) }, time.Second},
 		{"rows flushed by hand", func(s *fakeSwitch, _ *world, _ *Rows) { s.flush("mesh") }, time.Second},
+		{"rows flushed while another user registers", func(s *fakeSwitch, w *world, r *Rows) {
+			w.register(bobA, "london", time.Hour)
+			s.flush("mesh")
+			r.Changed(bobA)
+		}, time.Second},
 		{"rows flushed just after they were written", func(s *fakeSwitch, w *world, r *Rows) {
 			w.register(bobA, "london", time.Hour)
 			r.Changed(bobA)

@@ -1,6 +1,7 @@
 package native
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -11,10 +12,14 @@ import (
 )
 
 // say has the switch fire what scripts and modules say without a channel. The headers
-// are those of FusionPBX, mod_conference and mod_valet_parking.
+// are those of FusionPBX, mod_conference and mod_valet_parking, a new unique-id each time.
 func (s *fakeSwitch) say(proto, from, state string) {
+	s.mu.Lock()
+	s.said++
+	id := fmt.Sprintf("5b7e6c7e-7f6f-4ea8-8f0a-%s-%d", proto, s.said)
+	s.mu.Unlock()
 	s.emit("PRESENCE_IN", "proto", proto, "login", from, "from", from, "event_type", "presence", "alt_event_type", "dialog", "status", "Active (1 waiting)",
-		"rpid", "unknown", "event_count", "1", "unique-id", "5b7e6c7e-7f6f-4ea8-8f0a-"+proto, "Presence-Call-Direction", "outbound", "answer-state", state)
+		"rpid", "unknown", "event_count", "1", "unique-id", id, "Presence-Call-Direction", "outbound", "answer-state", state)
 }
 
 // shown returns what the switch's phones were told since the last call, as "from state".
@@ -105,6 +110,57 @@ func TestStatuses(t *testing.T) {
 			p.expectShown(t, "the call again", anna+" answered")
 			p.london.call("c1", annaA, "hangup", true)
 			p.expectShown(t, "its end", anna+" hangup")
+		},
+		"in a call here a word from there changes nothing": func(t *testing.T, p *pair) {
+			p.buffalo.call("b1", bobA, "answered", true)
+			p.london.say("sip", "bob@a.test", on)
+			time.Sleep(time.Second)
+			p.expectShown(t, "the call", "")
+			p.buffalo.call("b1", bobA, "hangup", true)
+			time.Sleep(time.Hour)
+			if got := p.buffalo.shown(); strings.Contains(got, on) {
+				t.Errorf("after the call: %q", got)
+			}
+		},
+		"a call on another node puts it out": func(t *testing.T, p *pair) {
+			p.buffalo.say("sip", anna, on)
+			time.Sleep(time.Second)
+			p.london.call("c1", annaA, "answered", true)
+			time.Sleep(time.Second)
+			p.london.call("c1", annaA, "hangup", true)
+			time.Sleep(time.Minute)
+			p.buffalo.shown()
+			probe(p, "sip", anna)
+			p.expectShown(t, "a late subscriber", "")
+			if n := p.here.statuses.size(); n != 0 {
+				t.Errorf("buffalo still holds %d", n)
+			}
+		},
+		"a script that was asked knows": func(t *testing.T, p *pair) {
+			p.london.say("dnd", anna, on)
+			time.Sleep(time.Second)
+			p.buffalo.emit("PRESENCE_PROBE", "to", "dnd+"+anna, "proto", "dnd", "expires", "3600")
+			p.buffalo.say("dnd", anna, off)
+			time.Sleep(time.Second)
+			if n := p.there.statuses.size(); n != 0 {
+				t.Errorf("london still holds %d", n)
+			}
+		},
+		"with a scheme in front": func(t *testing.T, p *pair) {
+			p.london.say("sip", "sip:"+anna, on)
+			p.expectShown(t, "on", anna+" "+on)
+		},
+		"the event socket is lost for a moment": func(t *testing.T, p *pair) {
+			p.london.say("sip", anna, on)
+			p.expectShown(t, "on", anna+" "+on)
+			p.london.cut(true)
+			time.Sleep(time.Second)
+			p.london.cut(false)
+			time.Sleep(time.Minute)
+			p.expectShown(t, "afterwards", "")
+			if n := p.there.statuses.size(); n != 1 {
+				t.Errorf("london holds %d", n)
+			}
 		},
 		"ended on another node": func(t *testing.T, p *pair) {
 			p.london.say("sip", anna, on)
@@ -205,6 +261,7 @@ func TestStatuses(t *testing.T) {
 			p.london.emit("PRESENCE_IN", "proto", "sip", "from", anna, "status", "Unregistered", "rpid", "away", "login", "sip:x")
 			p.london.emit("PRESENCE_IN", "proto", "sip", "from", anna, "status", "Registered", "sip_profile", "internal", "call-id", "1", "unique-id", "c1", "answer-state", "confirmed")
 			p.london.emit("PRESENCE_IN", "proto", "sip", "from", anna, "status", "Unregistered", "sip_profile", "internal")
+			p.london.emit("PRESENCE_IN", "proto", "sip", "from", anna, "status", "Active (1 waiting)", "sip_profile", "internal", "unique-id", "1", "answer-state", on)
 			p.london.emit("PRESENCE_IN", "proto", "sip", "from", "a\n@a.test", "unique-id", "1", "answer-state", on)
 			p.london.emit("PRESENCE_IN", "proto", "sip", "from", "nobody", "unique-id", "1", "answer-state", on)
 			time.Sleep(time.Second)
