@@ -58,6 +58,13 @@ type doubt struct {
 	again   bool // the snapshot had a row whose end was told
 }
 
+// at notes where to ask.
+func (d *doubt) at(p place) {
+	if p != (place{}) && !slices.Contains(d.places, p) {
+		d.places = append(d.places, p)
+	}
+}
+
 // wonder notes a doubt about a user; the switch is asked soon. f.mu is held.
 func (f *Feed) wonder(aor pbxmesh.AOR, q question) {
 	d := f.doubts[aor]
@@ -65,9 +72,7 @@ func (f *Feed) wonder(aor pbxmesh.AOR, q question) {
 		d = &doubt{}
 		f.doubts[aor] = d
 	}
-	if q.at != (place{}) && !slices.Contains(d.places, q.at) {
-		d.places = append(d.places, q.at)
-	}
+	d.at(q.at)
 	if q.lingers.callID != "" && !slices.Contains(d.lingers, q.lingers) {
 		d.lingers = append(d.lingers, q.lingers)
 	}
@@ -214,6 +219,9 @@ func (f *Feed) settle(rows []binding, doubted []pbxmesh.AOR, barrier uint64) {
 	for aor, d := range f.doubts {
 		again := d.again
 		d.again = false
+		for i := range byAOR[aor] { // a user without a live device is known nowhere else
+			d.at(place{byAOR[aor][i].reg.Profile, byAOR[aor][i].spelled})
+		}
 		f.answered(aor, byAOR[aor], again, barrier)
 	}
 }
