@@ -2,11 +2,14 @@ package fusionpbx
 
 import (
 	"encoding/json"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
+
+	"pbxmesh/fixtures/phone"
 )
 
 // registrations runs FusionPBX's page Status, Registrations on a node and returns what
@@ -125,5 +128,40 @@ func undone(m *mesh) {
 		if got := m.inst.sql("%s", query); got != "0" {
 			m.Errorf("%s after both: %s", query, got)
 		}
+	}
+}
+
+// A phone that moves between the nodes, while FusionPBX's profile keeps one registration
+// a user (multiple-registrations off): each call from either node is one INVITE.
+func movedPhone(m *mesh) {
+	callers := []*phone.Phone{m.phone("1161", m.a), m.phone("1162", m.b)}
+	user := m.phone("1163", m.a)
+	for i := range 8 {
+		to := m.nodes()[(i+1)%2]
+		choice := []phone.CallIDChoice{phone.KeepCallID, phone.NewCallID}[i/2%2]
+		if err := user.MoveTo(m.ctx(), netip.AddrPortFrom(to.host, 5060), choice); err != nil {
+			m.Fatal(err)
+		}
+		began := time.Now()
+		for _, caller := range callers {
+			out := m.dial(caller, "1163")
+			in := m.rings(user)
+			m.answered(out, in)
+			m.hangup(out, in)
+			m.idle()
+			m.silent(user)
+		}
+		// The old binding is soon gone: there is one way to the phone, from either node.
+		for _, n := range m.nodes() {
+			want := ";fs_path=sip%3A" + to.host.String() + "%3A5090" // the other node
+			if n == to {
+				want = "@" + user.Addr().String()
+			}
+			eventually(m.T, n.name+" reaches the phone on "+to.name+" alone", func() bool {
+				found := n.contacts("1163", tenants[0])
+				return strings.Contains(found, want) && !strings.Contains(found, ",")
+			})
+		}
+		m.Logf("move %d: one way from either node after %v", i, time.Since(began))
 	}
 }

@@ -86,13 +86,13 @@ func (n *node) forget(patterns ...string) {
 	}
 }
 
-// provision makes the extensions 1000 to 1099 in both tenants, without voicemail.
+// provision makes the extensions 1000 to 1199 in both tenants, without voicemail.
 func (m *mesh) provision() {
 	for i, tenant := range tenants {
 		m.inst.sql(`INSERT INTO v_extensions (extension_uuid, domain_uuid, extension, password, accountcode, effective_caller_id_name, effective_caller_id_number,
 		    directory_visible, directory_exten_visible, limit_max, limit_destination, user_context, call_timeout, enabled)
 		  SELECT gen_random_uuid(), '%[1]s', n::text, 'secret-' || n, '%[2]s', 'User ' || n, n::text, true, true, '5', '!USER_BUSY', '%[2]s', 10, true
-		  FROM generate_series(1000, 1099) n`, domainID(i), tenant)
+		  FROM generate_series(1000, 1199) n`, domainID(i), tenant)
 	}
 }
 
@@ -146,12 +146,14 @@ func (m *mesh) phone(user string, at *node) *phone.Phone {
 	return m.phoneOf(user, tenants[0], at)
 }
 
-func (m *mesh) phoneOf(user, domain string, at *node) *phone.Phone {
+// phoneOf is phone for any tenant, and with codecs for one with audio.
+func (m *mesh) phoneOf(user, domain string, at *node, codecs ...phone.Codec) *phone.Phone {
 	m.Helper()
 	m.towns++
 	p, err := phone.New(phone.Config{
 		User: user, Domain: domain, Password: "secret-" + user, Display: "User " + user,
 		Local: netip.AddrFrom4([4]byte{127, 0, 110, byte(m.towns)}), Registrar: netip.AddrPortFrom(at.host, 5060),
+		Codecs: codecs,
 	})
 	if err != nil {
 		m.Fatal(err)
@@ -262,13 +264,19 @@ func TestFusionPBX(t *testing.T) {
 		{"follow-me", followMe},
 		{"forwards", forwards},
 		{"transfers", transfers},
+		{"attended transfers", attendedTransfers},
 		{"do not disturb", doNotDisturb},
 		{"lamps without a call", lampsWithoutCall},
+		{"lamp of a forward", forwardLamp},
+		{"lamps of ring groups", ringGroupLamps},
 		{"voicemail", voicemail},
+		{"group mailbox", groupMailbox},
 		{"recorded once", recordedOnce},
 		{"call records", callRecords},
+		{"records of transfers", transferRecords},
 		{"strangers", strangers},
 		{"star codes", starCodes},
+		{"moved phone", movedPhone},
 		{"registrations page", registrationsPage},
 		{"cached answers", cachedAnswers},
 		{"undone", undone},
@@ -276,7 +284,14 @@ func TestFusionPBX(t *testing.T) {
 		t.Run(s.name, func(t *testing.T) {
 			outer := m.T
 			m.T = t
-			defer func() { m.T = outer }()
+			defer func() {
+				if t.Failed() { // the next one shall not meet its calls
+					for _, n := range m.nodes() {
+						n.api("hupall")
+					}
+				}
+				m.T = outer
+			}()
 			s.play(m)
 		})
 	}

@@ -117,3 +117,72 @@ func lampsWithoutCall(m *mesh) {
 	m.hangup(out, in)
 	both("after the call", "terminated")
 }
+
+// A forward by star code on one node lights its lamp on both, and its end puts it out.
+func forwardLamp(m *mesh) {
+	user := m.phone("1151", m.b)
+	watchers := map[string]*phone.Phone{m.b.name: m.phone("1152", m.b), m.a.name: m.phone("1153", m.a)}
+	lamps := map[string]*phone.Subscription{}
+	for _, whom := range []string{"forward+1151", "forward+1151/1154"} {
+		for where, p := range watchers {
+			lamps[whom+" on "+where] = m.watch(p, whom)
+		}
+	}
+	for range 2 {
+		m.star(user, "*721154")
+		for what, s := range lamps {
+			took := eventually(m.T, "the lamp "+what+" is lit", func() bool { return lamp(s) == "confirmed" })
+			m.Logf("the lamp %s is lit after %v", what, took)
+		}
+		m.star(user, "*73")
+		for what, s := range lamps {
+			eventually(m.T, "the lamp "+what+" goes out", func() bool { return lamp(s) == "terminated" })
+		}
+	}
+}
+
+// The lamps of a ring group's number, and of a member that it rings on the other node.
+func ringGroupLamps(m *mesh) {
+	m.ringGroup("8141", "simultaneous", 15, "1141", "1142")
+	// FusionPBX lights the group's own lamp when a variable asks for it.
+	m.inst.sql(`UPDATE v_dialplans SET dialplan_xml = replace(dialplan_xml, '<action application="lua"', '<action application="set" data="ring_group_send_presence=true"/><action application="lua"') WHERE dialplan_name = 'test-8141'`)
+	for _, n := range m.nodes() {
+		n.forget("dialplan." + tenants[0])
+	}
+	members := []*phone.Phone{m.phone("1141", m.a), m.phone("1142", m.b)}
+	near, far := m.phone("1143", m.a), m.phone("1144", m.b)
+	lamps := map[string][2]*phone.Subscription{}
+	for _, whom := range []string{"8141", "1141", "1142"} {
+		lamps[whom] = [2]*phone.Subscription{m.watch(near, whom), m.watch(far, whom)}
+	}
+	shows := func(when, whom, state string) {
+		m.Helper()
+		both := lamps[whom]
+		eventually(m.T, when+": the lamp "+whom+" shows "+state+" on both nodes, not "+lamp(both[0])+" and "+lamp(both[1]), func() bool {
+			return lamp(both[0]) == state && lamp(both[1]) == state
+		})
+	}
+	for _, caller := range []*phone.Phone{m.phone("1146", m.a), m.phone("1147", m.b)} {
+		for i, chosen := range members {
+			for _, p := range members {
+				p.SetBehaviour(phone.RingForever())
+			}
+			out := m.dial(caller, "8141")
+			calls := []*phone.Call{m.rings(members[0]), m.rings(members[1])}
+			for _, whom := range []string{"1141", "1142", "8141"} {
+				shows("ringing", whom, "early")
+			}
+			if err := calls[i].Answer(); err != nil {
+				m.Fatal(err)
+			}
+			m.answered(out, calls[i])
+			shows("answered", chosen.User(), "confirmed")
+			shows("answered", members[1-i].User(), "terminated")
+			shows("answered", "8141", "confirmed")
+			m.hangup(out, calls[i])
+			shows("after the call", chosen.User(), "terminated")
+			shows("after the call", "8141", "terminated")
+			m.idle()
+		}
+	}
+}

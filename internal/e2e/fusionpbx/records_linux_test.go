@@ -76,7 +76,7 @@ func (m *mesh) importRecords() []string {
 		m.inst.sql("UPDATE v_default_settings SET default_setting_value = '%s', default_setting_enabled = true WHERE default_setting_category = 'switch' AND default_setting_subcategory = 'log'", filepath.Join(n.dir, "log"))
 		m.inst.php(n.dir, "app/xml_cdr/xml_cdr_import.php", "500")
 	}
-	rows := m.inst.sql(`SELECT coalesce(direction, ''), caller_id_number, caller_destination, destination_number, coalesce(extension_uuid::text, '') <> '', coalesce(domain_name, ''), coalesce(hangup_cause, ''), coalesce(bridge_uuid::text, '')
+	rows := m.inst.sql(`SELECT coalesce(direction, ''), caller_id_number, caller_destination, destination_number, coalesce(extension_uuid::text, '') <> '', coalesce(domain_name, ''), coalesce(hangup_cause, ''), coalesce(bridge_uuid::text, ''), duration, billsec
 	  FROM v_xml_cdr ORDER BY start_epoch`)
 	m.inst.sql("DELETE FROM v_xml_cdr")
 	if rows == "" {

@@ -10,8 +10,9 @@ func transfers(m *mesh) {
 	m.ringGroup("8061", "simultaneous", 15, "1061", "1062")
 	m.followMe("1063", "1061", "1062")
 	m.mailbox("1064")
-	one, two := m.phone("1061", m.a), m.phone("1062", m.b)
-	caller, callee := m.phone("1065", m.a), m.phone("1066", m.b)
+	m.speedDial("5", "1061")
+	one, two := m.voice("1061", m.a), m.voice("1062", m.b)
+	caller, callee := m.voice("1065", m.a), m.voice("1066", m.b)
 	for _, by := range []string{"callee", "caller"} {
 		for _, tc := range []struct {
 			name, target string
@@ -21,6 +22,7 @@ func transfers(m *mesh) {
 			{"to an extension of the callee's node", "1062", []*phone.Phone{two}},
 			{"to a ring group", "8061", []*phone.Phone{one, two}},
 			{"to a follow-me extension", "1063", []*phone.Phone{one, two}},
+			{"to a speed dial", "*05", []*phone.Phone{one}},
 			{"to a mailbox", "*991064", nil},
 		} {
 			for _, p := range []*phone.Phone{one, two} {
@@ -29,9 +31,9 @@ func transfers(m *mesh) {
 			out := m.dial(caller, callee.User())
 			in := m.rings(callee)
 			m.answered(out, in)
-			transferrer, stays := in, out
+			transferrer, stays, other := in, out, caller
 			if by == "caller" {
-				transferrer, stays = out, in
+				transferrer, stays, other = out, in, callee
 			}
 			if err := transferrer.Refer(m.ctx(), "sip:"+tc.target+"@"+tenants[0], nil); err != nil {
 				m.Errorf("by the %s %s: %v", by, tc.name, err)
@@ -39,14 +41,7 @@ func transfers(m *mesh) {
 				continue
 			}
 			if tc.rings == nil {
-				before := m.messages("1064")
-				stop := m.talk(stays)
-				eventually(m.T, "the mailbox records", func() bool { return m.recording("1064") })
-				stop()
-				if err := stays.Hangup(m.ctx()); err != nil {
-					m.Error(err)
-				}
-				eventually(m.T, "a message is left "+tc.name+" by the "+by, func() bool { return m.messages("1064") > before })
+				m.leave(stays, "1064")
 				continue
 			}
 			var calls []*phone.Call
@@ -60,7 +55,7 @@ func transfers(m *mesh) {
 			if _, err := last.WaitAnswered(m.ctx()); err != nil {
 				m.Fatal(err)
 			}
-			m.bridged()
+			m.hear(other, tc.rings[len(tc.rings)-1], "5")
 			if info := stays.Info(); info.State != phone.Answered {
 				m.Errorf("by the %s %s: the other side is %v", by, tc.name, info.State)
 			}
@@ -69,4 +64,13 @@ func transfers(m *mesh) {
 			m.silent(one, two, caller, callee)
 		}
 	}
+}
+
+// speedDial gives a number of a.test's address book a short one.
+func (m *mesh) speedDial(short, number string) {
+	m.Helper()
+	id := m.inst.sql("SELECT gen_random_uuid()")
+	m.inst.sql("INSERT INTO v_contacts (contact_uuid, domain_uuid) VALUES ('%s', '%s')", id, domainID(0))
+	m.inst.sql("INSERT INTO v_contact_phones (contact_phone_uuid, contact_uuid, domain_uuid, phone_number, phone_speed_dial) VALUES (gen_random_uuid(), '%s', '%s', '%s', '%s')",
+		id, domainID(0), number, short)
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -34,16 +35,28 @@ func (m *mesh) messages(mailbox string) int {
 	return n
 }
 
-// recording says that some node is writing a message of at least three seconds.
-func (m *mesh) recording(mailbox string) bool {
+// recorded returns the messages' files of a mailbox that hold five seconds or more.
+func (m *mesh) recorded(mailbox string) []string {
 	files, _ := filepath.Glob(filepath.Join(m.inst.voicemail, "default", tenants[0], mailbox, "msg_*.wav"))
-	for _, f := range files {
+	return slices.DeleteFunc(files, func(f string) bool {
 		info, err := os.Stat(f)
-		if err == nil && time.Since(info.ModTime()) < 2*time.Second && info.Size() > 5*16000 {
-			return true
-		}
+		return err != nil || info.Size() <= 5*16000
+	})
+}
+
+// leave speaks into a mailbox that a call has reached, hangs up, and waits for the message.
+func (m *mesh) leave(c *phone.Call, mailbox string) {
+	m.Helper()
+	messages, before := m.messages(mailbox), m.recorded(mailbox)
+	stop := m.talk(c)
+	eventually(m.T, "the mailbox records", func() bool {
+		return slices.ContainsFunc(m.recorded(mailbox), func(f string) bool { return !slices.Contains(before, f) })
+	})
+	stop()
+	if err := c.Hangup(m.ctx()); err != nil {
+		m.Error(err)
 	}
-	return false
+	eventually(m.T, "the message is in the database", func() bool { return m.messages(mailbox) == messages+1 })
 }
 
 var sdpAddress = regexp.MustCompile(`(?s)c=IN IP4 (\S+).*m=audio (\d+)`)
@@ -129,13 +142,7 @@ func voicemail(m *mesh) {
 		if _, err := out.WaitAnswered(m.ctx()); err != nil {
 			m.Fatalf("no voicemail: %v", err)
 		}
-		stop := m.talk(out)
-		eventually(m.T, "the mailbox records", func() bool { return m.recording("1051") })
-		stop()
-		if err := out.Hangup(m.ctx()); err != nil {
-			m.Error(err)
-		}
-		eventually(m.T, "the message is in the database", func() bool { return m.messages("1051") == i+1 })
+		m.leave(out, "1051")
 		want := strconv.Itoa(i+1) + "/0"
 		for where, p := range map[string]*phone.Phone{m.b.name: owner, m.a.name: second} {
 			took := eventually(m.T, "the phone on "+where+" shows "+want+", not "+shown(p), func() bool { return shown(p) == want })
@@ -151,4 +158,27 @@ func voicemail(m *mesh) {
 		}
 	}
 	m.silent(owner, second)
+}
+
+// A group's mailbox, whose name is no phone's: the extensions that name it as theirs
+// (mwi_account) show its messages on both nodes, wherever one was left.
+func groupMailbox(m *mesh) {
+	m.mailbox("2001")
+	members := map[string]*phone.Phone{}
+	for user, at := range map[string]*node{"1155": m.a, "1156": m.b, "1157": m.b} {
+		m.set(user, "mwi_account = '2001@a.test'")
+		members[user+" on "+at.name] = m.phone(user, at)
+	}
+	for i, caller := range []*phone.Phone{m.phone("1158", m.a), m.phone("1159", m.b), m.phone("1158", m.a)} {
+		out := m.dial(caller, "*992001")
+		if _, err := out.WaitAnswered(m.ctx()); err != nil {
+			m.Fatal(err)
+		}
+		m.leave(out, "2001")
+		want := strconv.Itoa(i+1) + "/0"
+		for where, p := range members {
+			took := eventually(m.T, "the phone of "+where+" shows "+want+", not "+shown(p), func() bool { return shown(p) == want })
+			m.Logf("the phone of %s shows %s after %v", where, want, took)
+		}
+	}
 }

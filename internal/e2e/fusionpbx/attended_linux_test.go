@@ -1,0 +1,163 @@
+package fusionpbx
+
+import (
+	"context"
+	"strings"
+	"sync"
+
+	"pbxmesh/fixtures/phone"
+)
+
+// layouts are where the three parties of a transfer are. What happens in the first is
+// what is right in the others.
+func (m *mesh) layouts() []layout {
+	return []layout{
+		{"all on one node", m.a, m.a, m.a},
+		{"to the caller's node", m.a, m.b, m.a},
+		{"to the callee's node", m.a, m.b, m.b},
+		{"to another node", m.a, m.a, m.b},
+	}
+}
+
+type layout struct {
+	name                   string
+	caller, callee, target *node
+}
+
+// voice is phone with audio.
+func (m *mesh) voice(user string, at *node) *phone.Phone {
+	m.Helper()
+	return m.phoneOf(user, tenants[0], at, phone.PCMU)
+}
+
+// hear checks that sound and digits of one phone reach the other: that their calls are
+// one. The switch throws away what comes before both are connected.
+func (m *mesh) hear(from, to *phone.Phone, digit string) {
+	m.Helper()
+	ctx, stop := context.WithCancel(m.ctx())
+	var wg sync.WaitGroup
+	wg.Go(func() { from.Talk(ctx) })
+	if err := to.WaitHeard(ctx, phone.PCMU, 10); err != nil {
+		m.Errorf("%s does not hear %s: %v", to.User(), from.User(), err)
+	}
+	stop()
+	wg.Wait()
+	before := len(to.Digits())
+	eventually(m.T, to.User()+" gets a digit of "+from.User(), func() bool {
+		if !from.Press(m.ctx(), digit) {
+			m.Fatalf("%s has no digits", from.User())
+		}
+		return strings.Contains(to.Digits()[before:], digit)
+	})
+}
+
+// idle waits until no call is left on any node.
+func (m *mesh) idle() {
+	m.Helper()
+	eventually(m.T, "all calls are over", func() bool {
+		for _, n := range m.nodes() {
+			if !strings.HasSuffix(n.api("show channels"), "0 total.") {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// Attended transfers by callee and by caller: hold, a second call, REFER with Replaces.
+// The other two talk, and nobody else rings.
+func attendedTransfers(m *mesh) {
+	m.importRecords()
+	right := map[string][]string{}
+	for i, l := range m.layouts() {
+		user := func(n int) string {
+			return []string{"1100", "1101", "1102", "1103", "1104", "1105", "1106", "1107", "1108", "1109", "1110", "1111"}[3*i+n]
+		}
+		caller, callee, target := m.voice(user(0), l.caller), m.voice(user(1), l.callee), m.voice(user(2), l.target)
+		for _, by := range []string{"callee", "caller"} {
+			out := m.dial(caller, callee.User())
+			in := m.rings(callee)
+			m.answered(out, in)
+			who, first, stays, other := callee, in, out, caller
+			if by == "caller" {
+				who, first, stays, other = caller, out, in, callee
+			}
+			if err := first.Hold(m.ctx()); err != nil {
+				m.Error(err)
+			}
+			consult := m.dial(who, target.User())
+			asked := m.rings(target)
+			for _, c := range []*phone.Call{consult, asked} {
+				if _, err := c.WaitAnswered(m.ctx()); err != nil {
+					m.Fatal(err)
+				}
+			}
+			m.hear(who, target, "1")
+			if err := first.Refer(m.ctx(), "", consult); err != nil {
+				m.Fatalf("%s, by the %s: %v", l.name, by, err)
+			}
+			for _, c := range []*phone.Call{first, consult} {
+				if _, err := c.WaitEnded(m.ctx()); err != nil {
+					m.Errorf("%s, by the %s: a call of who transferred goes on: %v", l.name, by, err)
+				}
+			}
+			m.hear(other, target, "2")
+			m.hear(target, other, "3")
+			for _, c := range []*phone.Call{stays, asked} {
+				if info := c.Info(); info.State != phone.Answered {
+					m.Errorf("%s, by the %s: a call is %v", l.name, by, info.State)
+				}
+			}
+			m.hangup(asked, stays)
+			m.silent(caller, callee, target)
+			m.idle()
+			rows := m.importRecords()
+			m.Logf("%s, by the %s: connected; records\n  %s", l.name, by, strings.Join(rows, "\n  "))
+			if i == 0 {
+				right[by] = rows
+			} else if len(rows) != len(right[by]) {
+				m.Errorf("%s, by the %s: %d records, on one node %d", l.name, by, len(rows), len(right[by]))
+			}
+		}
+	}
+}
+
+// The records of a call that is transferred, on one node and between nodes.
+func transferRecords(m *mesh) {
+	m.mailbox("1145")
+	for i, l := range m.layouts() {
+		user := func(n int) string {
+			return []string{"1120", "1121", "1122", "1123", "1124", "1125", "1126", "1127", "1128", "1129", "1130", "1131"}[3*i+n]
+		}
+		group := []string{"8121", "8122", "8123", "8124"}[i]
+		caller, callee, target := m.voice(user(0), l.caller), m.voice(user(1), l.callee), m.voice(user(2), l.target)
+		m.ringGroup(group, "simultaneous", 15, target.User())
+		m.importRecords()
+		for _, by := range []string{"callee", "caller"} {
+			for _, to := range []string{target.User(), group, "*991145"} {
+				out := m.dial(caller, callee.User())
+				in := m.rings(callee)
+				m.answered(out, in)
+				transferrer, stays, other := in, out, caller
+				if by == "caller" {
+					transferrer, stays, other = out, in, callee
+				}
+				if err := transferrer.Refer(m.ctx(), "sip:"+to+"@"+tenants[0], nil); err != nil {
+					m.Fatal(err)
+				}
+				if to == "*991145" {
+					m.leave(stays, "1145")
+				} else {
+					last := m.rings(target)
+					if _, err := last.WaitAnswered(m.ctx()); err != nil {
+						m.Fatal(err)
+					}
+					m.hear(target, other, "4")
+					m.hangup(last, stays)
+				}
+				m.idle()
+				m.Logf("%s, by the %s to %s: records\n  %s", l.name, by, to, strings.Join(m.importRecords(), "\n  "))
+			}
+		}
+	}
+}
