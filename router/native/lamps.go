@@ -78,7 +78,7 @@ type LampsStats struct {
 // lamp without a call likewise: do not disturb, parking places, conferences.
 //
 // Told are only events of the local switch itself about users that are registered
-// here; what is injected makes no event, so nothing can go round. A lamp is put out
+// here, and numbers that are registered nowhere; what is injected makes no event, so nothing can go round. A lamp is put out
 // by whatever comes first: the end of the call, its node going down, a new life of
 // its node's switch, or TTL without a repetition.
 type Lamps struct {
@@ -100,6 +100,8 @@ type Lamps struct {
 	epochs map[epochKey]string
 
 	spellings spellings
+	domains   map[string]bool       // with users
+	over      map[string]bool       // calls that a script ended, by key, while their channels live
 	asked     map[lampKey]time.Time // when a phone here last asked for a state
 	orphans   []State               // what an earlier life told, until core is known
 
@@ -152,7 +154,7 @@ func NewLamps(opts LampsOptions) *Lamps {
 		statuses: newTeller(opts.Exchange, KindStatus, opts.Local, statusTTL, log),
 		wake:     make(chan struct{}, 1),
 		lamps:    make(map[lampKey]*lamp),
-		epochs:   make(map[epochKey]string), spellings: make(spellings), asked: make(map[lampKey]time.Time),
+		epochs:   make(map[epochKey]string), spellings: make(spellings), asked: make(map[lampKey]time.Time), over: make(map[string]bool),
 	}
 }
 

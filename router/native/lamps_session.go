@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 	"strings"
 	"time"
@@ -24,6 +25,9 @@ const (
 	// list behind its events: the first one may still show a call ringing that was
 	// answered before we listened.
 	relistAfter = listGrace + 200*time.Millisecond
+
+	// domainsEvery is how old the list of domains with users may become.
+	domainsEvery = time.Minute
 )
 
 // onEvent runs on the connection's reader and must not wait.
@@ -74,7 +78,7 @@ func (l *Lamps) localPresence(e *esl.Event) {
 	}
 	c, ok := parseCallEvent(e)
 	if !ok {
-		if s, ok := parseStatus(e); ok {
+		if s, ok := parseStatus(e); ok && !l.endedByScript(s) {
 			l.localStatus(s, core)
 		}
 		return
@@ -85,9 +89,31 @@ func (l *Lamps) localPresence(e *esl.Event) {
 		l.showAgain(userLamp(c.aor), hangupDelay)
 		return
 	}
-	if l.isLocal(c.aor) {
+	if l.speaksFor(c.aor) {
 		l.tellCall(c, core)
 	}
+}
+
+// endedByScript takes a script's word that a running call is a number's no more: a ring
+// group's lamp goes out when nobody answered, while the caller is led to its voicemail.
+func (l *Lamps) endedByScript(s statusEvent) bool {
+	aor, err := pbxmesh.ParseAOR(s.key.addr)
+	if err != nil || !s.ended || s.key.proto != protoSIP || !l.endCall(callKey(s.fields["Unique-ID"], aor), s.fields) {
+		return false
+	}
+	l.mu.Lock()
+	l.over[callKey(s.fields["Unique-ID"], aor)] = true
+	l.mu.Unlock()
+	l.showAgain(s.key, hangupDelay)
+	return true
+}
+
+// stillOver returns the calls that a script has ended though their channels live.
+func (l *Lamps) stillOver(alive map[string]bool) map[string]bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	maps.DeleteFunc(l.over, func(key string, _ bool) bool { return !alive[uuidOf(key)] })
+	return maps.Clone(l.over)
 }
 
 // tellCall tells the other nodes of a call of a local user, and the phones of this one
@@ -96,6 +122,7 @@ func (l *Lamps) tellCall(c callEvent, core string) {
 	st := l.teller.tell(State{Key: c.key, AOR: c.aor, From: c.from, Epoch: core, Fields: c.fields})
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	delete(l.over, c.key)
 	p := l.lamp(userLamp(c.aor))
 	l.dropStatuses(p)
 	p.own[c.key] = st
@@ -120,16 +147,38 @@ func (l *Lamps) endCall(key string, fields map[string]string) bool {
 	return held
 }
 
-// isLocal reports whether a device of aor is registered here: every node has legs
-// to users of others, and only the callee's own node speaks for them.
-func (l *Lamps) isLocal(aor pbxmesh.AOR) bool {
+// speaksFor reports whether this node tells the others of calls of aor: of a user with a
+// device here. Every node has legs to users of others, and only the callee's own node
+// speaks for them. A number that no device has, such as a ring group's, is spoken for
+// by whoever has the call, if it is of a domain with users: callers from outside are
+// nobody's lamp.
+func (l *Lamps) speaksFor(aor pbxmesh.AOR) bool {
 	now := time.Now()
+	elsewhere := false
 	for _, r := range l.opts.Directory.Lookup(aor) {
-		if r != nil && r.AOR == aor && r.Node == l.opts.Local && r.Live(now) {
+		if r == nil || r.AOR != aor || !r.Live(now) {
+			continue
+		}
+		if r.Node == l.opts.Local {
 			return true
 		}
+		elsewhere = true
 	}
-	return false
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !elsewhere && l.domains[aor.Domain()]
+}
+
+// learnDomains notes which domains have users.
+func (l *Lamps) learnDomains() {
+	domains := make(map[string]bool)
+	l.opts.Directory.Walk(func(r *pbxmesh.Registration) bool {
+		domains[r.AOR.Domain()] = true
+		return true
+	})
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.domains = domains
 }
 
 func (l *Lamps) session(ctx context.Context, conn Conn) error {
@@ -164,7 +213,7 @@ func (l *Lamps) session(ctx context.Context, conn Conn) error {
 		return fmt.Errorf("subscribe: %w", err)
 	}
 	l.believe, l.mend = 2, nil
-	listAt := time.Now()
+	listAt, domainsAt := time.Now(), time.Now()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -172,6 +221,10 @@ func (l *Lamps) session(ctx context.Context, conn Conn) error {
 			return context.Cause(ctx)
 		}
 		now := time.Now()
+		if !now.Before(domainsAt) {
+			l.learnDomains()
+			domainsAt = now.Add(domainsEvery)
+		}
 		if !now.Before(listAt) {
 			if err := l.list(ctx, conn, core); err != nil {
 				return err
@@ -237,12 +290,15 @@ func (l *Lamps) list(ctx context.Context, conn Conn, core string) error {
 	mended := uint64(0)
 	for _, r := range rows {
 		alive[listedUUID(r.UUID)] = true
+	}
+	over := l.stillOver(alive)
+	for _, r := range rows {
 		c, ok := r.event()
-		if !ok {
+		if !ok || over[c.key] {
 			continue
 		}
 		st, have := own[c.key]
-		if have && (weight(st) == weight(State{Fields: c.fields}) || st.told.Add(listGrace).After(asked)) || !l.isLocal(c.aor) {
+		if have && (weight(st) == weight(State{Fields: c.fields}) || st.told.Add(listGrace).After(asked)) || !l.speaksFor(c.aor) {
 			continue
 		}
 		if !believed && !before[c.key] {

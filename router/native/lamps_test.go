@@ -271,6 +271,8 @@ func TestLampsTellOnlyTheirOwn(t *testing.T) {
 	}{
 		{"a local user's call", func(map[string]string) {}, 1},
 		{"upper case", func(h map[string]string) { h["from"] = "ANNA@A.Test" }, 1},
+		{"a ring group's number", func(h map[string]string) { h["from"] = "8001@A.test" }, 1},
+		{"a caller from outside", func(h map[string]string) { h["from"] = "4930123@carrier.test" }, 0},
 		{"another node's user", func(h map[string]string) { h["from"] = bobA.String() }, 0},
 		{"another switch's event", func(h map[string]string) { h["Core-UUID"] = "buffalo-0" }, 0},
 		{"an event of ours", func(h map[string]string) { h[originHeader] = "buffalo" }, 0},
@@ -301,6 +303,26 @@ func TestLampsTellOnlyTheirOwn(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestLampsOfNumbers: a ring group has no phone, and its lamp is told from the node that
+// has the call, until the script says that the call is the group's no more.
+func TestLampsOfNumbers(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t)
+		group := mustAOR(t, "8001@a.test")
+		p.london.call("c1", group, "ringing", true)
+		p.expect(t, group, "ringing", "c1")
+		p.london.call("c1", group, "answered", true)
+		p.expect(t, group, "answered", "c1")
+		time.Sleep(time.Minute)
+		p.expect(t, group, "answered", "c1")
+		p.london.emit("PRESENCE_IN", "Unique-ID", "c1", "proto", "any", "from", group.String(), "login", group.String(), "answer-state", "terminated")
+		p.expect(t, group, "hangup", "c1")
+		time.Sleep(time.Minute) // the caller is in the voicemail
+		p.expect(t, group, "hangup", "c1")
+	})
 }
 
 // TestLampsProperty: whatever happens, half a quiet minute later every lamp shows

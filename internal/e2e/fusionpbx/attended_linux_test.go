@@ -2,6 +2,7 @@ package fusionpbx
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"sync"
 
@@ -156,7 +157,26 @@ func transferRecords(m *mesh) {
 					m.hangup(last, stays)
 				}
 				m.idle()
-				m.Logf("%s, by the %s to %s: records\n  %s", l.name, by, to, strings.Join(m.importRecords(), "\n  "))
+				// One node has one record of a call that the callee transfers. Between
+				// nodes the caller's node keeps its own, and the callee's node adds
+				// where the call went. What the caller transfers begins anew on one
+				// node too.
+				want := []string{"local|" + user(0) + "|" + user(1) + "|" + to}
+				if by == "caller" {
+					want = []string{"local|" + user(0) + "|" + user(1) + "|" + user(1), "local|" + user(1) + "|" + to + "|" + to}
+				} else if l.caller != l.callee {
+					want = []string{"local|" + user(0) + "|" + user(1) + "|" + user(1), "local|" + user(0) + "|" + to + "|" + to}
+				}
+				rows := m.importRecords()
+				got := make([]string, len(rows))
+				for n, row := range rows {
+					got[n] = strings.Join(strings.SplitN(row, "|", 5)[:4], "|")
+				}
+				slices.Sort(got)
+				slices.Sort(want)
+				if !slices.Equal(got, want) {
+					m.Errorf("%s, by the %s to %s: records\n  %s\nwant\n  %s", l.name, by, to, strings.Join(rows, "\n  "), strings.Join(want, "\n  "))
+				}
 			}
 		}
 	}
