@@ -121,6 +121,9 @@ func (a *App) onChange(c registry.Change) {
 	if a.native.mailboxes != nil {
 		a.native.mailboxes.Changed(r.AOR)
 	}
+	if a.native.lamps != nil {
+		a.native.lamps.Changed(r.AOR)
+	}
 }
 
 // nodesChanged hears of every new picture of the nodes. It must not block.

@@ -24,6 +24,7 @@ const (
 	statusTTL    = 2 * time.Minute
 	maxStatusTTL = 10 * time.Minute
 	maxStatuses  = 10_000 // of this node
+	maxDomains   = 10_000
 
 	// answerWithin is how long after a probe a status counts as the answer to it: what
 	// this switch knows, and no news.
@@ -100,7 +101,7 @@ type Lamps struct {
 	epochs map[epochKey]string
 
 	spellings spellings
-	domains   map[string]bool       // with users
+	domains   map[string]bool       // that have or had users
 	over      map[string]bool       // calls that a script ended, by key, while their channels live
 	asked     map[lampKey]time.Time // when a phone here last asked for a state
 	orphans   []State               // what an earlier life told, until core is known
@@ -154,7 +155,7 @@ func NewLamps(opts LampsOptions) *Lamps {
 		statuses: newTeller(opts.Exchange, KindStatus, opts.Local, statusTTL, log),
 		wake:     make(chan struct{}, 1),
 		lamps:    make(map[lampKey]*lamp),
-		epochs:   make(map[epochKey]string), spellings: make(spellings), asked: make(map[lampKey]time.Time), over: make(map[string]bool),
+		epochs:   make(map[epochKey]string), spellings: make(spellings), asked: make(map[lampKey]time.Time), over: make(map[string]bool), domains: make(map[string]bool),
 	}
 }
 

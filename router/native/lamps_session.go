@@ -25,9 +25,6 @@ const (
 	// list behind its events: the first one may still show a call ringing that was
 	// answered before we listened.
 	relistAfter = listGrace + 200*time.Millisecond
-
-	// domainsEvery is how old the list of domains with users may become.
-	domainsEvery = time.Minute
 )
 
 // onEvent runs on the connection's reader and must not wait.
@@ -169,16 +166,27 @@ func (l *Lamps) speaksFor(aor pbxmesh.AOR) bool {
 	return !elsewhere && l.domains[aor.Domain()]
 }
 
-// learnDomains notes which domains have users.
-func (l *Lamps) learnDomains() {
-	domains := make(map[string]bool)
-	l.opts.Directory.Walk(func(r *pbxmesh.Registration) bool {
-		domains[r.AOR.Domain()] = true
-		return true
-	})
+// Changed says that the registrations of aor may have changed: its domain has users.
+func (l *Lamps) Changed(aor pbxmesh.AOR) { l.know(aor.Domain()) }
+
+func (l *Lamps) know(domain string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.domains = domains
+	if domain != "" && len(l.domains) < maxDomains {
+		l.domains[domain] = true
+	}
+}
+
+// learnDomains takes note of the domains that have users now.
+func (l *Lamps) learnDomains() {
+	found := make(map[string]bool)
+	l.opts.Directory.Walk(func(r *pbxmesh.Registration) bool {
+		found[r.AOR.Domain()] = true
+		return len(found) < maxDomains
+	})
+	for domain := range found {
+		l.know(domain)
+	}
 }
 
 func (l *Lamps) session(ctx context.Context, conn Conn) error {
@@ -186,6 +194,7 @@ func (l *Lamps) session(ctx context.Context, conn Conn) error {
 	if err != nil {
 		return fmt.Errorf("ask for the switch's core uuid: %w", err)
 	}
+	l.learnDomains()
 	for key, st := range l.teller.holds() {
 		if st.Epoch != core {
 			l.endCall(key, nil)
@@ -213,7 +222,7 @@ func (l *Lamps) session(ctx context.Context, conn Conn) error {
 		return fmt.Errorf("subscribe: %w", err)
 	}
 	l.believe, l.mend = 2, nil
-	listAt, domainsAt := time.Now(), time.Now()
+	listAt := time.Now()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -221,10 +230,6 @@ func (l *Lamps) session(ctx context.Context, conn Conn) error {
 			return context.Cause(ctx)
 		}
 		now := time.Now()
-		if !now.Before(domainsAt) {
-			l.learnDomains()
-			domainsAt = now.Add(domainsEvery)
-		}
 		if !now.Before(listAt) {
 			if err := l.list(ctx, conn, core); err != nil {
 				return err

@@ -322,6 +322,13 @@ func TestLampsOfNumbers(t *testing.T) {
 		p.expect(t, group, "hangup", "c1")
 		time.Sleep(time.Minute) // the caller is in the voicemail
 		p.expect(t, group, "hangup", "c1")
+
+		group = mustAOR(t, "8001@later.test")
+		p.london.call("c2", group, "ringing", true)
+		p.expect(t, group, "", "") // a domain that nobody has
+		p.there.Changed(mustAOR(t, "anna@later.test"))
+		p.london.call("c2", group, "answered", true)
+		p.expect(t, group, "answered", "c2")
 	})
 }
 
