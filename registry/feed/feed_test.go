@@ -581,3 +581,36 @@ func TestFeedOptions(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// listed answers every question with one list.
+type listed string
+
+func (l listed) API(context.Context, string) (string, error) { return string(l), nil }
+
+// TestFeedContactCutShort: the switch cuts a long escaped contact in its list, and the
+// event told all of it.
+func TestFeedContactCutShort(t *testing.T) {
+	t.Parallel()
+	sink := newBooks()
+	f := New(Options{Node: "buffalo", Profiles: []string{"internal"}, Sink: sink})
+	f.adopt("core-1")
+	contact := "sip:1001@192.0.2.7;x=" + strings.Repeat("&", 450)
+	f.onEvent(esl.ParseEvent(custom("core-1", 1, "sofia::register", "from-user", "1001", "from-host", "pbx.test", "contact", `"Desk" <`+contact+`>`,
+		"call-id", "i1", "expires", "3600", "network-ip", "192.0.2.7", "network-port", "5060", "status", "Registered(UDP)", "user-agent", "unknown")))
+	list := listed("<registrations>\n<registration>\n<call-id>i1</call-id>\n<user>1001@pbx.test</user>\n<contact>&quot;Desk&quot; &lt;sip:1001@192.0.2.7;x=" +
+		strings.Repeat("&amp;", 401) + "</contact>\n<agent>unknown</agent>\n<status>Registered(UDP)(unknown) exp(x) expsecs(3660)</status>\n" +
+		"<network-ip>192.0.2.7</network-ip>\n<network-port>5060</network-port>\n</registration>\n</registrations>\n")
+	for range 3 {
+		if err := f.snapshot(t.Context(), list); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, r := range sink.regs {
+		if r.Contact != contact {
+			t.Errorf("the contact is %d bytes long, of %d", len(r.Contact), len(contact))
+		}
+	}
+	if n := f.Status().Repairs; n != 0 || len(sink.regs) != 1 {
+		t.Errorf("%d repairs, %d registrations", n, len(sink.regs))
+	}
+}

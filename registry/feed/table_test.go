@@ -235,6 +235,45 @@ func TestTableUserAgent(t *testing.T) {
 			t.Errorf("user agent %q", reg.UserAgent)
 		}
 	}
+	elsewhere := testBinding(t, "1001", "c2", "i1") // whose event was lost
+	elsewhere.reg.UserAgent = "phone 3.0"
+	tb.snapshot([]binding{elsewhere}, 4, testNow)
+	if regs := tb.all(); len(regs) != 1 || regs[0].UserAgent != "phone 3.0" {
+		t.Errorf("what was heard of another contact was taken for it: %+v", regs)
+	}
+}
+
+// TestTableRowOlderThanEvent: a row that was read before a phone registered anew counts
+// no more, though it would last longer.
+func TestTableRowOlderThanEvent(t *testing.T) {
+	t.Parallel()
+	b := newBooks()
+	tb := newTable(b, "core")
+	tb.snapshot(nil, 0, testNow)
+	moved := testBinding(t, "1001", "c2", "i1")
+	moved.reg.Expires = testNow.Add(time.Minute)
+	tb.register(5, moved)
+	tb.snapshot([]binding{testBinding(t, "1001", "c1", "i1")}, 4, testNow)
+	if got := b.list(); !slices.Equal(got, []string{"1001 c2 i1"}) {
+		t.Errorf("got %q", got)
+	}
+}
+
+// TestDoubtRaisedMeanwhile: an answer does not settle what was asked after it.
+func TestDoubtRaisedMeanwhile(t *testing.T) {
+	t.Parallel()
+	f := New(Options{Node: "buffalo", Profiles: []string{"internal"}, Sink: newBooks()})
+	aor := testReg(t, "1001", "c1", "i1").AOR
+	f.table.high = 5
+	f.wonder(aor, question{})
+	f.answered(aor, nil, false, 4)
+	if f.doubts[aor] == nil {
+		t.Error("settled by an answer that is older")
+	}
+	f.answered(aor, nil, false, 5)
+	if f.doubts[aor] != nil {
+		t.Error("not settled")
+	}
 }
 
 // TestTableLaggingRow: what an event took out stays out while the switch may still

@@ -1,12 +1,14 @@
 package native
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"pbxmesh"
+	"pbxmesh/internal/esl"
 )
 
 // TestCaches: what one node deletes from its cache, the other deletes once.
@@ -104,6 +106,44 @@ func TestCachesSwitchAway(t *testing.T) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if len(s.scripts) != 1 || !strings.Contains(s.scripts[0], `k="dialplan:a.test"`) {
+			t.Errorf("the switch ran %q", s.scripts)
+		}
+	})
+}
+
+// dying is a connection that breaks under the first script.
+type dying struct {
+	Conn
+	s    *fakeSwitch
+	died *bool
+}
+
+func (d dying) API(ctx context.Context, command string) (string, error) {
+	if strings.HasPrefix(command, "lua ") && !*d.died {
+		*d.died = true
+		d.s.cut(false)
+	}
+	return d.Conn.API(ctx, command)
+}
+
+// A connection that breaks while the switch deletes leaves nothing undone.
+func TestCachesConnectionBreaks(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		x, s, died := NewMemory(), newFakeSwitch(), false
+		start(t, NewCaches(CachesOptions{Local: "london", Exchange: x, Dial: func(ctx context.Context, cfg esl.Config) (Conn, error) {
+			c, err := s.dial(ctx, cfg)
+			return dying{c, s, &died}, err
+		}}).Run)
+		time.Sleep(time.Second)
+		st := State{Kind: KindCache, Node: "buffalo", Key: "directory:1002@a.test", AOR: noUser, Run: "r", Seq: 1, Change: 1, TTL: time.Minute}
+		if err := x.Publish(t.Context(), st); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Second)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if len(s.scripts) != 1 || !strings.Contains(s.scripts[0], `k="directory:1002@a.test"`) || !strings.Contains(s.scripts[0], `string.gsub(k,":",".")`) {
 			t.Errorf("the switch ran %q", s.scripts)
 		}
 	})

@@ -239,14 +239,45 @@ func TestMailboxesOneStore(t *testing.T) {
 		p.stopThere()
 		time.Sleep(time.Hour)
 		synctest.Wait()
-		if got := p.here.boxes[annaA].sum(); got.fresh != 1 || got.old != 1 {
-			t.Errorf("after the death of the node that spoke last: %+v", got)
+		if b := p.here.boxes[annaA]; b == nil || b.sum().fresh != 1 || b.sum().old != 1 {
+			t.Errorf("after the death of the node that spoke last: %+v", b)
 		}
 		report(p.buffalo, annaA, "no", "0/0 (0/0)", "internal")
 		told(t, p.buffalo, "buffalo")
 		p.buffalo.emit("MESSAGE_QUERY", "Message-Account", "sip:anna@a.test", "VM-Sofia-Profile", "internal")
 		time.Sleep(time.Second)
 		expectTold(t, "nothing left", told(t, p.buffalo, "buffalo"))
+	})
+}
+
+// TestMailboxesDirectoryComesLater: a directory that named no store is asked again.
+func TestMailboxesDirectoryComesLater(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := newPost(t, false)
+		both := func() int {
+			for _, s := range []*fakeSwitch{p.london, p.buffalo} {
+				report(s, annaA, "yes", "1/0 (0/0)", "internal")
+				time.Sleep(time.Second)
+			}
+			synctest.Wait()
+			return p.here.boxes[annaA].sum().fresh
+		}
+		if n := both(); n != 2 {
+			t.Errorf("two stores: %d messages", n)
+		}
+		for _, s := range []*fakeSwitch{p.buffalo, p.london} {
+			s.mu.Lock()
+			s.domainUUID = "3a8b1c52-7d0e-4a7e-9f53-0c6f2f6a9b11"
+			s.mu.Unlock()
+		}
+		if n := both(); n != 2 {
+			t.Errorf("asked at once: %d messages", n)
+		}
+		time.Sleep(storeAgain)
+		if n := both(); n != 1 {
+			t.Errorf("one store: %d messages", n)
+		}
 	})
 }
 
