@@ -250,6 +250,30 @@ func TestMailboxesOneStore(t *testing.T) {
 	})
 }
 
+// TestMailboxesNewestWord: a state that comes late says nothing, and a node that never
+// spoke of a mailbox may be the one where its messages were heard.
+func TestMailboxesNewestWord(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := newPost(t, true)
+		report(p.london, annaA, "yes", "1/0 (0/0)", "internal")
+		expectTold(t, "a message", told(t, p.buffalo, "buffalo"), "sip:anna@a.test yes 1/0 (0/0) internal")
+		told(t, p.london, "london")
+		report(p.buffalo, annaA, "no", "0/0 (0/0)", "internal")
+		expectTold(t, "deleted in buffalo", told(t, p.london, "london"), "sip:anna@a.test no 0/0 (0/0) internal")
+
+		state := func(seq uint64, counts string) {
+			p.here.hear(State{Kind: KindMailbox, Node: "singapore", Key: "bob@a.test", AOR: bobA, Run: "r", Seq: seq, Change: seq, TTL: time.Minute,
+				Fields: map[string]string{"MWI-Messages-Waiting": "yes", "MWI-Voice-Message": counts}})
+		}
+		state(5, "1/0 (0/0)")
+		state(4, "3/0 (0/0)")
+		if n := p.here.boxes[bobA].sum().fresh; n != 1 {
+			t.Errorf("%d messages", n)
+		}
+	})
+}
+
 // TestMailboxesDirectoryComesLater: a directory that named no store is asked again.
 func TestMailboxesDirectoryComesLater(t *testing.T) {
 	t.Parallel()

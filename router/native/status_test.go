@@ -279,6 +279,22 @@ func TestStatuses(t *testing.T) {
 	}
 }
 
+// TestSpellingsAreBounded: nobody fills the memory, or the switch's queue, with spellings.
+func TestSpellingsAreBounded(t *testing.T) {
+	t.Parallel()
+	s, key, now := spellings{}, userLamp(annaA), time.Now()
+	for i := range 2 * maxSpellings {
+		s.learn(key, fmt.Sprintf("%0*b@a.test", 5, i), now, time.Hour)
+	}
+	if n := len(s.of(key)); n != maxSpellings {
+		t.Errorf("%d spellings", n)
+	}
+	s.expire(now.Add(time.Hour + spellingMargin + time.Second))
+	if len(s) != 0 {
+		t.Errorf("%d users are left", len(s))
+	}
+}
+
 // TestLampsSpellings watches a user in other spellings than the switch calls it by.
 func TestLampsSpellings(t *testing.T) {
 	t.Parallel()
