@@ -97,13 +97,12 @@ func (m *stockMesh) start() {
 func (n *stockNode) doctor() (domain string, code int) {
 	n.t.Helper()
 	out, code := n.pbxmesh("doctor", "-c", n.file)
-	lines := strings.Split(out, "\n")
-	for i, line := range lines {
+	for line := range strings.Lines(out) { // what is wrong, and further down what to do
 		if strings.Contains(line, "domain of internal") {
-			return strings.Join(lines[i:min(len(lines), i+3)], "\n"), code
+			domain += line
 		}
 	}
-	return "", code
+	return domain, code
 }
 
 // stockOwnDomain: nobody is found, and everything that an operator looks at says why.
@@ -387,11 +386,11 @@ func stockVoicemail(m *stockMesh) {
 	ctx, stop := context.WithTimeout(m.ctx(), soon)
 	defer stop()
 	go a.Talk(ctx)
-	// A message has at least three seconds: 48 kB.
+	// A message has at least three seconds: 48 kB, or twice that.
 	m.eventually("a message is recorded", func() bool {
 		files, _ := filepath.Glob(filepath.Join(m.buffalo.dir, "storage", "voicemail", "default", stockDomain, b.User(), "msg_*.wav"))
 		for _, f := range files {
-			if info, err := os.Stat(f); err == nil && info.Size() > 60_000 {
+			if info, err := os.Stat(f); err == nil && info.Size() > 140_000 {
 				return true
 			}
 		}
