@@ -198,18 +198,23 @@ func (n *stockNode) start() {
 	defer cancel()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
+	var last string
 	for {
 		if n.conn == nil {
-			n.conn, _ = esl.Dial(ctx, esl.Config{Address: n.esl.String(), Password: "a password of our own"})
+			var err error
+			n.conn, err = esl.Dial(ctx, esl.Config{Address: n.esl.String(), Password: "a password of our own"})
+			last = fmt.Sprint(err)
 		}
 		if n.conn != nil {
 			if reply, err := n.conn.API(ctx, "sofia xmlstatus"); err == nil && strings.Count(reply, "<state>RUNNING") == 3 {
 				return
+			} else {
+				last = fmt.Sprint(reply, err)
 			}
 		}
 		select {
 		case <-ctx.Done():
-			n.t.Fatalf("the switch %s is not ready:\n%s", n.name, n.log(60))
+			n.t.Fatalf("the switch %s is not ready: %s\n%s", n.name, last, n.log(60))
 		case <-tick.C:
 		}
 	}
