@@ -353,7 +353,7 @@ func (m *mesh) everywhere(user string, at ...string) time.Duration {
 			}
 		}
 		for _, n := range m.nodes {
-			if n.app == nil {
+			if n.app == nil || n.sw.PID() == 0 {
 				continue
 			}
 			contact, err := n.sw.API(context.Background(), "sofia_contact */"+user+"@"+zone)
@@ -371,7 +371,7 @@ func (m *mesh) bridged() {
 	m.t.Helper()
 	m.eventually("all channels are bridged", func() bool {
 		for _, n := range m.nodes {
-			if n.app == nil {
+			if n.app == nil || n.sw.PID() == 0 {
 				continue
 			}
 			list, err := n.sw.API(context.Background(), "show channels")
