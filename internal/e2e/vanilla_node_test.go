@@ -99,6 +99,7 @@ func newStockNode(t *testing.T, name, host, redisURL string) *stockNode {
   id: %s
   addresses: [%s]
   mesh_address: %s
+  sip: {udp: %d, tcp: %[4]d}
 freeswitch:
   event_socket:
     address: "%s"
@@ -110,7 +111,7 @@ router:
   socket: {listen: "%s"}
   default_domain: %s
 api: {listen: "%s"}
-`, name, host, n.mesh, n.esl, redisURL, filepath.Join(n.dir, "state"), freePort(t, n.host), stockDomain, n.api))
+`, name, host, n.mesh, n.sip.Port(), n.esl, redisURL, filepath.Join(n.dir, "state"), freePort(t, n.host), stockDomain, n.api))
 	n.file = filepath.Join(n.dir, "pbxmesh", "pbxmesh.yaml")
 	return n
 }
@@ -206,9 +207,11 @@ func (n *stockNode) start() {
 			last = fmt.Sprint(err)
 		}
 		if n.conn != nil {
-			if reply, err := n.conn.API(ctx, "sofia xmlstatus"); err == nil && strings.Count(reply, "<state>RUNNING") == 3 {
+			reply, err := n.conn.API(ctx, "sofia xmlstatus")
+			if strings.Count(reply, "<state>RUNNING (0)</state>") == 3 {
 				return
-			} else {
+			}
+			if ctx.Err() == nil {
 				last = fmt.Sprint(reply, err)
 			}
 		}

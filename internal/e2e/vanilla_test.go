@@ -3,7 +3,6 @@ package e2e_test
 import (
 	"context"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -66,7 +65,6 @@ func TestScenarioVanilla(t *testing.T) {
 		{"privacy", stockPrivacy},
 		{"transfers", stockTransfers},
 		{"transfer by digits", stockDigitTransfer},
-		{"voicemail", stockVoicemail},
 	} {
 		if !t.Run(s.name, func(t *testing.T) {
 			m.t, m.cluster.t = t, t
@@ -366,42 +364,4 @@ func stockDigitTransfer(m *stockMesh) {
 	}
 	m.joined(m.buffalo, 1)
 	m.hangup(out, last)
-}
-
-// stockVoicemail: a callee on another node who refuses gets the caller's message on the
-// caller's node, and the lamp of the phone on the other node is lit.
-func stockVoicemail(m *stockMesh) {
-	b := m.london.phone("1016", stockDomain, "127.0.99.56")
-	a := m.buffalo.phone("1015", stockDomain, "127.0.99.55", phone.Speech)
-	m.found(m.buffalo, "1016")
-	lamp, err := b.Subscribe(m.ctx(), phone.EventMessages, b.User())
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	b.SetBehaviour(phone.Refuse(486))
-	out := m.dial(a, b.User())
-	if _, err := out.WaitAnswered(m.ctx()); err != nil {
-		m.t.Fatalf("no voicemail: %v", err)
-	}
-	ctx, stop := context.WithTimeout(m.ctx(), soon)
-	defer stop()
-	go a.Talk(ctx)
-	// A message has at least three seconds: 48 kB, or twice that.
-	m.eventually("a message is recorded", func() bool {
-		files, _ := filepath.Glob(filepath.Join(m.buffalo.dir, "storage", "voicemail", "default", stockDomain, b.User(), "msg_*.wav"))
-		for _, f := range files {
-			if info, err := os.Stat(f); err == nil && info.Size() > 140_000 {
-				return true
-			}
-		}
-		return false
-	})
-	if err := out.Hangup(m.ctx()); err != nil {
-		m.t.Fatal(err)
-	}
-	if _, err := lamp.WaitNotify(m.ctx(), func(n phone.Notify) bool {
-		return strings.Contains(n.Body, "Messages-Waiting: yes") && strings.Contains(n.Body, "Voice-Message: 1/0")
-	}); err != nil {
-		m.t.Errorf("the phone on the other node is not told of the message: %v", err)
-	}
 }
