@@ -153,7 +153,11 @@ func TestScenarioBrowserNodeKilled(t *testing.T) {
 		cancel()
 		must(t, err)
 		back := time.Since(killed)
-		m.everywhere("1001", round.to)
+		// What is known of the dead one stays known, and is not rung.
+		m.eventually("singapore's switch finds it on "+round.to, func() bool {
+			contact, err := m.nodes["singapore"].sw.API(m.ctx(), "sofia_contact */1001@"+zone)
+			return err == nil && strings.Contains(contact, m.nodes[round.to].sw.Mesh().Addr().String())
+		})
 		m.callOnce(caller, p)
 		called := time.Since(killed)
 		out, err := p.Call(m.ctx(), "1002")
