@@ -79,9 +79,9 @@ type LampsStats struct {
 // lamp without a call likewise: do not disturb, parking places, conferences.
 //
 // Told are only events of the local switch itself about users that are registered
-// here, and numbers that are registered nowhere; what is injected makes no event, so nothing can go round. A lamp is put out
-// by whatever comes first: the end of the call, its node going down, a new life of
-// its node's switch, or TTL without a repetition.
+// here, and numbers that are registered nowhere; what is injected makes no event, so
+// nothing can go round. A lamp is put out by whatever comes first: the end of the call,
+// its node going down, a new life of its node's switch, or TTL without a repetition.
 type Lamps struct {
 	opts     LampsOptions
 	link     link
@@ -155,7 +155,8 @@ func NewLamps(opts LampsOptions) *Lamps {
 		statuses: newTeller(opts.Exchange, KindStatus, opts.Local, statusTTL, log),
 		wake:     make(chan struct{}, 1),
 		lamps:    make(map[lampKey]*lamp),
-		epochs:   make(map[epochKey]string), spellings: make(spellings), asked: make(map[lampKey]time.Time), over: make(map[string]bool), domains: make(map[string]bool),
+		epochs:   make(map[epochKey]string), spellings: make(spellings), asked: make(map[lampKey]time.Time),
+		over: make(map[string]bool), domains: make(map[string]bool),
 	}
 }
 

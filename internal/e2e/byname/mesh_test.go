@@ -365,8 +365,7 @@ func (m *mesh) everywhere(user string, at ...string) time.Duration {
 	})
 }
 
-// bridged waits until every channel of the living switches is in a call with another one:
-// who hangs up or transfers before that ends an attempt, not a call.
+// bridged waits until every channel of the living switches is in a call with another one.
 func (m *mesh) bridged() {
 	m.t.Helper()
 	m.eventually("all channels are bridged", func() bool {
@@ -374,21 +373,9 @@ func (m *mesh) bridged() {
 			if n.app == nil || n.sw.PID() == 0 {
 				continue
 			}
-			list, err := n.sw.API(context.Background(), "show channels")
-			if err != nil {
+			ok, err := realswitch.Bridged(func(command string) (string, error) { return n.sw.API(context.Background(), command) })
+			if err != nil || !ok {
 				return false
-			}
-			peers := map[string]string{}
-			for line := range strings.Lines(list) {
-				if uuid, _, ok := strings.Cut(line, ","); ok && uuid != "" && uuid != "uuid" {
-					peer, _ := n.sw.API(context.Background(), "uuid_getvar "+uuid+" bridge_to") // refused of one that has just ended
-					peers[uuid] = strings.TrimSpace(peer)
-				}
-			}
-			for uuid, peer := range peers {
-				if peers[peer] != uuid {
-					return false
-				}
 			}
 		}
 		return true

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"pbxmesh/fixtures/realswitch"
 	"pbxmesh/internal/esl"
 )
 
@@ -116,45 +117,33 @@ func (n *node) ready() {
 // api runs a command on the switch.
 func (n *node) api(command string) string {
 	n.t.Helper()
-	reply, refused := n.ask(command)
-	if refused != "" && !strings.HasSuffix(refused, "-ERR no reply") { // a variable that is not set
-		n.t.Fatalf("%s: %s: FreeSWITCH answers %q", n.name, command, refused)
-	}
-	return reply
-}
-
-// ask is api for a command that the switch may refuse, with what it says then.
-func (n *node) ask(command string) (reply, refused string) {
-	n.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	reply, err := n.conn.API(ctx, command)
-	var no *esl.ReplyError
-	if errors.As(err, &no) {
-		return "", strings.TrimSpace(no.Text)
+	reply, err := n.ask(command)
+	var refused *esl.ReplyError
+	if errors.As(err, &refused) && strings.HasSuffix(strings.TrimSpace(refused.Text), "-ERR no reply") {
+		return "" // a variable that is not set
 	}
 	if err != nil {
 		n.t.Fatalf("%s: %s: %v", n.name, command, err)
 	}
-	return strings.TrimSpace(reply), ""
+	return reply
 }
 
-// bridged says that every channel of the switch is in a call with another one. The
-// channels themselves are asked: the table of calls still shows the call before a transfer.
+// ask is api with an error for what the switch refuses.
+func (n *node) ask(command string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	reply, err := n.conn.API(ctx, command)
+	return strings.TrimSpace(reply), err
+}
+
+// bridged says that every channel of the switch is in a call with another one.
 func (n *node) bridged() bool {
 	n.t.Helper()
-	peers := map[string]string{}
-	for line := range strings.Lines(n.api("show channels")) {
-		if uuid, _, ok := strings.Cut(line, ","); ok && uuid != "" && uuid != "uuid" {
-			peers[uuid], _ = n.ask("uuid_getvar " + uuid + " bridge_to") // refused of one that has just ended
-		}
+	ok, err := realswitch.Bridged(n.ask)
+	if err != nil {
+		n.t.Fatalf("%s: %v", n.name, err)
 	}
-	for uuid, peer := range peers {
-		if peers[peer] != uuid {
-			return false
-		}
-	}
-	return true
+	return ok
 }
 
 func (n *node) write(name, text string) {
