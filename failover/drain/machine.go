@@ -111,8 +111,9 @@ const (
 
 // Action is one command for the switch.
 type Action struct {
-	Kind Kind
-	Reg  *pbxmesh.Registration
+	Kind  Kind
+	Reg   *pbxmesh.Registration
+	Again bool // it was flushed before, and is still there
 }
 
 // Machine decides which phones of a node go now. It has no clock, no socket and no
@@ -216,6 +217,7 @@ func (m *Machine) Step(now time.Time, pic Picture) []Action {
 			room--
 			m.limit.told(now, p.reg.AOR)
 		}
+		out = append(out, Action{Kind: kind, Reg: p.reg, Again: p.stage == flushed && !p.back})
 		p.turn, p.expires, p.back = now, p.reg.Expires, false
 		if kind == Flush {
 			p.stage = flushed
@@ -224,7 +226,6 @@ func (m *Machine) Step(now time.Time, pic Picture) []Action {
 			p.stage = told
 			m.progress.Told++
 		}
-		out = append(out, Action{Kind: kind, Reg: p.reg})
 	}
 	return out
 }

@@ -60,7 +60,9 @@ func (w *world) step(d time.Duration) []string {
 	for _, a := range w.m.Step(w.now, w.picture()) {
 		verb := "tell "
 		if a.Kind == Flush {
-			verb = "flush "
+			if verb = "flush "; a.Again {
+				verb = "flush again "
+			}
 			w.local = slices.DeleteFunc(w.local, func(r *pbxmesh.Registration) bool { return r.ID() == a.Reg.ID() })
 		}
 		out = append(out, verb+a.Reg.AOR.User())
@@ -145,7 +147,7 @@ func TestMachineEdges(t *testing.T) {
 			w.want(w.step(time.Second), "flush 1001")
 			w.local = append(w.local, r)
 			w.want(w.step(time.Second))
-			w.want(w.step(2*time.Second), "flush 1001")
+			w.want(w.step(2*time.Second), "flush again 1001")
 		}},
 		{"in a call: left alone until it ends", checkSync, func(w *world, r *pbxmesh.Registration) {
 			w.busy[r.AOR] = true

@@ -2,6 +2,7 @@ package drain
 
 import (
 	"context"
+	"errors"
 
 	"pbxmesh/internal/sofia"
 )
@@ -18,9 +19,20 @@ func (k Kind) verb() sofia.Verb {
 	return sofia.CheckSync
 }
 
-// do executes a on the switch.
+// do executes a on the switch. What is still there after a flush may be known to the
+// switch by another Call-ID than the published one, see sofia.Shown.
 func do(ctx context.Context, conn sofia.API, a Action, domains map[string]struct{}) error {
-	return sofia.Do(ctx, conn, a.Kind.verb(), a.Reg, domains)
+	named := *a.Reg
+	if a.Again {
+		row, err := sofia.Find(ctx, conn, a.Reg)
+		switch {
+		case err == nil:
+			named.CallID = row.CallID
+		case !errors.Is(err, sofia.ErrNoRow):
+			return err
+		}
+	}
+	return sofia.Do(ctx, conn, a.Kind.verb(), &named, domains)
 }
 
 // channels asks who is in a call.

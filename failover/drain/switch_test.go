@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"pbxmesh/fixtures/simswitch"
 	"pbxmesh/internal/sofia"
 )
 
@@ -35,11 +36,12 @@ func TestCommand(t *testing.T) {
 		{"a user that we would not take", "!@pbx.test", Flush, "", "the Call-ID !@pbx.test is somebody's address"},
 		{"two words", "a reboot", Tell, "", `Call-ID "a reboot"`},
 		{"two lines", "a\n\napi shutdown", Tell, "", `Call-ID "a\n\napi shutdown"`},
-		{"a quote", "a'b", Tell, "", "no safe name"},
-		{"a double quote", `a"b`, Tell, "", "no safe name"},
-		{"a backslash", `a\sb`, Tell, "", "no safe name"},
+		{"a quote", "a'b", Tell, `sofia profile internal check_sync a\'b`, ""},
+		{"a double quote", `"a"b`, Tell, `sofia profile internal check_sync \"a\"b`, ""},
+		{"a backslash", `a\sb`, Tell, `sofia profile internal check_sync a\\sb`, ""},
+		{"a backslash at the end", `a\`, Flush, `sofia profile internal flush_inbound_reg a\\`, ""},
+		{"a backquote", "a`b", Tell, "sofia profile internal check_sync a`b", ""},
 		{"a DEL", "a\x7fb", Tell, "", "no safe name"},
-		{"a backquote", "a`b", Tell, "", "no safe name"},
 		{"not ASCII", "a\u00e9", Tell, "", `Call-ID "a\u00e9"`},
 		{"a long one", strings.Repeat(" ", 100), Tell, "", "no safe name"},
 	} {
@@ -61,7 +63,7 @@ func TestCommand(t *testing.T) {
 // FuzzCommand: whatever a phone chose as its Call-ID, the command names one word behind
 // one verb, and never a domain, another user or the word of everybody.
 func FuzzCommand(f *testing.F) {
-	for _, id := range []string{"84a3-1@192.0.2.7", "reboot", "tenant.test", "1002@pbx.test", "a b", "a\nb", ""} {
+	for _, id := range []string{"84a3-1@192.0.2.7", "reboot", "tenant.test", "1002@pbx.test", "a b", "a\nb", "", `a'b`, `'a"\`} {
 		f.Add(id)
 	}
 	f.Fuzz(func(t *testing.T, id string) {
@@ -74,12 +76,11 @@ func FuzzCommand(f *testing.F) {
 			}
 			return
 		}
-		words := strings.Fields(got)
-		if !slices.Equal(words, []string{"sofia", "profile", "internal", "flush_inbound_reg", id}) {
-			t.Fatalf("%q", got)
+		if words := simswitch.Words(got); !slices.Equal(words, []string{"sofia", "profile", "internal", "flush_inbound_reg", id}) {
+			t.Fatalf("%q is read as %q", got, words)
 		}
 		lower := strings.ToLower(id)
-		if _, ok := domains[lower]; ok || lower == "reboot" || strings.ContainsAny(id, "\r\n'\"\\") {
+		if _, ok := domains[lower]; ok || lower == "reboot" || strings.ContainsAny(id, "\r\n ") {
 			t.Fatalf("%q is sent", got)
 		}
 		if user, domain, ok := strings.Cut(lower, "@"); ok && domain == "pbx.test" && user != "1001" {
@@ -129,6 +130,56 @@ func TestDo(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestDoAgain: what a flush left is looked up in the switch's table, where the Call-ID may
+// be another than events show.
+func TestDoAgain(t *testing.T) {
+	t.Parallel()
+	const ask, flush = "sofia xmlstatus profile internal reg 192.0.0.1:5060", "sofia profile internal flush_inbound_reg "
+	row := func(callID, user string) string {
+		return "<registrations>\n<registration>\n<call-id>" + callID + "</call-id>\n<user>" + user + "@pbx.test</user>\n" +
+			"<contact>&quot;&quot; &lt;sip:" + user + "@192.0.0.1:5060&gt;</contact>\n</registration>\n</registrations>\n"
+	}
+	for name, tc := range map[string]struct {
+		rows string
+		want []string
+	}{
+		"as the phone wrote it": {row("%41'b@h", "1001"), []string{ask, flush + `%41\'b@h`}},
+		"another user's":        {row("%41'b@h", "1002"), []string{ask, flush + `A\'b@h`}},
+		"gone":                  {"<registrations/>\n", []string{ask, flush + `A\'b@h`}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			reg := device(t, 1, time.Hour)
+			reg.CallID, reg.Contact = "A'b@h", "sip:1001@192.0.0.1:5060"
+			sw := &table{rows: tc.rows}
+			if err := do(t.Context(), sw, Action{Kind: Flush, Reg: reg, Again: true}, domains); err != nil || !slices.Equal(sw.asked, tc.want) {
+				t.Errorf("asked %q: %v; want %q", sw.asked, err, tc.want)
+			}
+			if reg.CallID != "A'b@h" {
+				t.Errorf("the registry's record became %q", reg.CallID)
+			}
+		})
+	}
+	away := &answering{err: errors.New("the switch is away")}
+	if err := do(t.Context(), away, Action{Kind: Flush, Reg: device(t, 1, time.Hour), Again: true}, domains); !errors.Is(err, away.err) || len(away.asked) != 1 {
+		t.Errorf("asked %q: %v", away.asked, err)
+	}
+}
+
+// table is an event socket that lists rows and flushes.
+type table struct {
+	rows  string
+	asked []string
+}
+
+func (s *table) API(_ context.Context, command string) (string, error) {
+	s.asked = append(s.asked, command)
+	if strings.HasPrefix(command, "sofia xmlstatus") {
+		return s.rows, nil
+	}
+	return "+OK flushing all registrations matching specified call_id\n", nil
 }
 
 func TestChannels(t *testing.T) {

@@ -1,9 +1,12 @@
 package sofia
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
+
+	"pbxmesh"
 )
 
 // ErrProfile reports a profile that the switch does not run.
@@ -174,4 +177,80 @@ func upperHex(c byte) (byte, bool) {
 		return c - 'A' + 10, true
 	}
 	return 0, false
+}
+
+// ErrNoRow reports a registration that the switch does not have any more.
+var ErrNoRow = errors.New("the switch has no such registration")
+
+// Find returns the row of a published registration; ErrNoRow when there is none. The switch
+// filters by a piece of the contact, where there is one that its command line can hold: a
+// profile may have very many rows.
+//
+// What was published of a row is what an event shows of it (Shown). Rows may share a
+// Call-ID: the one with the published contact goes first.
+func Find(ctx context.Context, conn API, reg *pbxmesh.Registration) (found Row, err error) {
+	command := "sofia xmlstatus profile " + reg.Profile + " reg"
+	if piece := hostPiece(reg.Contact); piece != "" {
+		command += " " + piece
+	}
+	reply, err := conn.API(ctx, command)
+	if err != nil {
+		return Row{}, err
+	}
+	err = Rows(reply, reg.Profile, func(r Row) {
+		if Shown(r.CallID) != reg.CallID || r.Contact == "" || r.Cut || found.Contact != "" && !strings.Contains(Shown(r.Contact), "<"+reg.Contact+">") {
+			return
+		}
+		user, host, _ := strings.Cut(r.User, "@")
+		if aor, err := pbxmesh.NewAOR(user, host); err != nil || aor != reg.AOR {
+			return
+		}
+		found = r
+	})
+	switch {
+	case err != nil:
+		return Row{}, fmt.Errorf("%w: %w", ErrNoRow, err)
+	case found.Contact == "":
+		return Row{}, ErrNoRow
+	}
+	return found, nil
+}
+
+// hostPiece returns host:port of a contact URI, "" when it would not stay one word or
+// mean something else in a pattern. The user part stands in the switch's table as the phone
+// wrote it, perhaps percent-encoded, and is no piece to look for.
+func hostPiece(uri string) string {
+	_, rest, ok := strings.Cut(uri, ":")
+	if !ok {
+		return ""
+	}
+	rest, _, _ = strings.Cut(rest, ";fs_") // the switch's own, with a URI in it
+	if _, host, ok := strings.Cut(rest, "@"); ok {
+		rest = host
+	}
+	rest, _, _ = strings.Cut(rest, ";")
+	return onlyPlain(rest)
+}
+
+// ContactPiece returns user@host:port of a contact URI, "" when that has characters which
+// the switch may write in two ways.
+func ContactPiece(uri string) string {
+	_, rest, ok := strings.Cut(uri, ":")
+	if !ok {
+		return ""
+	}
+	rest, _, _ = strings.Cut(rest, ";")
+	return onlyPlain(rest)
+}
+
+// onlyPlain returns s, "" when it has other characters than those of names and addresses.
+func onlyPlain(s string) string {
+	for i := range len(s) {
+		c := s[i]
+		alnum := c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
+		if !alnum && !strings.ContainsRune("@.:-+[]", rune(c)) {
+			return ""
+		}
+	}
+	return s
 }

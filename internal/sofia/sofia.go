@@ -54,23 +54,26 @@ func Command(verb Verb, reg *pbxmesh.Registration, domains map[string]struct{}) 
 			return "", fmt.Errorf("%w: the Call-ID %s is somebody's address", ErrUnsafe, id)
 		}
 	}
-	return "sofia profile " + reg.Profile + " " + string(verb) + " " + id, nil
+	return "sofia profile " + reg.Profile + " " + string(verb) + " " + escapes.Replace(id), nil
 }
 
-// safeWord allows what stays one word on the switch's command line: no blank, no quote,
-// no escape.
+// safeWord allows the characters that RFC 3261 (25.1) has in a Call-ID, and "@" anywhere:
+// no blank, no control character.
 func safeWord(s string) bool {
 	if s == "" {
 		return false
 	}
 	for i := range len(s) {
-		c := s[i]
-		if c <= ' ' || c >= 0x7f || c == '\'' || c == '"' || c == '\\' || c == '`' {
+		if c := s[i]; c <= ' ' || c >= 0x7f {
 			return false
 		}
 	}
 	return true
 }
+
+// escapes keep a word one word on the switch's command line, which takes quotes and
+// escapes away again (switch_separate_string).
+var escapes = strings.NewReplacer(`'`, `\'`, `"`, `\"`, `\`, `\\`)
 
 // ErrRefused reports a switch that answers a command with anything but +OK.
 var ErrRefused = errors.New("the switch says")

@@ -124,7 +124,7 @@ type leaving struct {
 	told  bool // the native hook may write its row
 	done  bool // taken out and not yet gone from the registry, or left alone
 	row   row
-	err   error // errNoRow: there is nothing to put aside
+	err   error // sofia.ErrNoRow: there is nothing to put aside
 }
 
 // kept is a registration that was taken out, and how to write it back.

@@ -15,6 +15,7 @@ import (
 
 	"pbxmesh"
 	"pbxmesh/internal/esl"
+	"pbxmesh/internal/sofia"
 )
 
 // mesh is everything that a Keeper looks at, of one phone: the registry, the nodes, and
@@ -573,7 +574,7 @@ func TestReadRow(t *testing.T) {
 		r, asked := reg("london", 0), ""
 		r.CallID, r.Contact = c.callID, c.uri
 		got, err := readRow(t.Context(), rowsOf{list: list(c.rows...), asked: &asked}, r)
-		if (err != nil) != (c.want == entry{}) || err != nil && !errors.Is(err, errNoRow) || (entry{got.CallID, got.User, got.Contact}) != c.want {
+		if (err != nil) != (c.want == entry{}) || err != nil && !errors.Is(err, sofia.ErrNoRow) || (entry{got.CallID, got.User, got.Contact}) != c.want {
 			t.Errorf("%s: got %q %q %q, %v", name, got.CallID, got.User, got.Contact, err)
 		}
 		if want := strings.TrimSpace("sofia xmlstatus profile internal reg " + c.filter); asked != want {

@@ -286,7 +286,7 @@ func (s *session) leave(ctx context.Context, r, by *pbxmesh.Registration, mesh *
 		return rowsAfter - waited, nil
 	case !l.told:
 		l.row, l.err = readRow(ctx, s.conn, r)
-		if l.err != nil && !errors.Is(l.err, errNoRow) {
+		if l.err != nil && !errors.Is(l.err, sofia.ErrNoRow) {
 			return 0, fmt.Errorf("read the row of a phone that moved: %w", l.err)
 		}
 		l.told = true
@@ -389,10 +389,10 @@ func (k *Keeper) onEvent(e *esl.Event) {
 		return
 	}
 	_, contact, _ := strings.Cut(e.Get("contact"), "<")
-	callID, gone := e.Get("call-id"), contactPiece(strings.TrimRight(contact, ">"))
+	callID, gone := e.Get("call-id"), sofia.ContactPiece(strings.TrimRight(contact, ">"))
 	k.update(aor, func(u *user) {
 		u.aside = slices.DeleteFunc(u.aside, func(a *kept) bool {
-			return a.reg.CallID == callID || gone != "" && contactPiece(a.reg.Contact) == gone
+			return a.reg.CallID == callID || gone != "" && sofia.ContactPiece(a.reg.Contact) == gone
 		})
 	})
 }

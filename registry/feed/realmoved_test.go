@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"pbxmesh"
+	"pbxmesh/failover/drain"
 	"pbxmesh/fixtures/realswitch"
 	"pbxmesh/internal/esl"
 	"pbxmesh/internal/sofia"
@@ -156,4 +157,17 @@ func TestScenarioOddPhonesMove(t *testing.T) {
 		p.must(3600)
 	}
 	eventually(t, "each phone has found its own row", func() bool { return slices.Equal(tableOf(t, sw), before) })
+
+	// The same phones on a node that is emptied: no command may miss one.
+	drainer := drain.New(drain.Options{
+		Node: "buffalo", ESL: esl.Config{Address: addr, Password: password}, Directory: m,
+		Settings:   drain.Settings{Method: drain.MethodFlush, Grace: time.Hour, Again: time.Hour},
+		TakesCalls: func(pbxmesh.NodeID) bool { return false }, Pace: func() (int, string) { return 1000, "" },
+		OnProgress: func(drain.Progress) {}, Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
+	})
+	drainer.Want(1)
+	drained := make(chan struct{})
+	go func() { defer close(drained); _ = drainer.Run(ctx) }()
+	t.Cleanup(func() { cancel(); <-drained })
+	eventually(t, "the node is empty but for what cannot be named", func() bool { return len(tableOf(t, sw)) == int(stats.Unsafe) })
 }
