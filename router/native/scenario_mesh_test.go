@@ -81,7 +81,7 @@ func phoneAt(t *testing.T, w *world, nodes []*meshNode, n *meshNode, user, ip st
 	aor := mustAOR(t, user+"@"+tenant)
 	w.register(aor, n.id, time.Hour)
 	for _, o := range nodes {
-		where := n.Mesh().String()
+		where := strings.Replace(n.Mesh().String(), ":", "%3A", 1)
 		if o == n {
 			where = p.Addr().String()
 		}

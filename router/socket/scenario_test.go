@@ -75,6 +75,13 @@ func TestScenarioUUIDs(t *testing.T) {
 	}
 	reg = []*pbxmesh.Registration{{AOR: aor, Node: "buffalo", CallID: "x", Contact: "sip:phone", Profile: "internal", Expires: now.Add(time.Hour)}}
 
+	told := func(uuid string) {
+		t.Helper()
+		eventually(t, "the channel to be told of the answer", func() bool {
+			got, err := sw.API(within(), "uuid_getvar "+uuid+" pbxmesh_result")
+			return err == nil && got == "answered"
+		})
+	}
 	calls := 0
 	for _, id := range []string{"5ea7a1dd-e7932921@192.0.2.10", "z97<8df>6d~8g6+7%sdg@192.0.2.9", "a%41b%4/c@h&=;'x`"} {
 		c, err := caller.Call(within(), "1002", sipwire.Header{Name: "Call-ID", Value: id})
@@ -88,10 +95,7 @@ func TestScenarioUUIDs(t *testing.T) {
 		if _, err := c.WaitAnswered(within()); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "the hook to be told of the answer", func() bool {
-			got, err := sw.API(within(), "show bridged_calls count")
-			return err == nil && strings.Contains(got, "\n1 total")
-		})
+		told(strings.ReplaceAll(id, "'", `\'`))
 		if err := c.Hangup(within()); err != nil {
 			t.Fatal(err)
 		}
@@ -126,11 +130,7 @@ func TestScenarioUUIDs(t *testing.T) {
 		if _, err := c.WaitAnswered(within()); err != nil {
 			t.Fatal(err)
 		}
-		var got string
-		eventually(t, "the variable to be set", func() bool {
-			got, err = sw.API(within(), "uuid_getvar '"+id+"' pbxmesh_result")
-			return err == nil && got == "answered"
-		})
+		told("'" + id + "'")
 		if err := mine.Hangup(within()); err != nil {
 			t.Fatal(err)
 		}
