@@ -375,7 +375,8 @@ func (m *mesh) speak(in *phone.Call) {
 
 // browserTransfers has a browser send its caller on, blindly and after asking.
 func browserTransfers(m *mesh, near, far *browser.Phone) {
-	third := m.ours("1005", "buffalo")
+	// A switch offers the third what the call speaks, and nothing else.
+	third := m.ours("1005", "buffalo", phone.Opus)
 	third.SetBehaviour(phone.AutoAnswer(0))
 	out, in := m.connect(near, far)
 	if err := in.Transfer(m.ctx(), "1005"); err != nil {

@@ -368,13 +368,19 @@ func (m *mesh) everywhere(user string, at ...string) time.Duration {
 // bridged waits until every channel of the living switches is in a call with another one.
 func (m *mesh) bridged() {
 	m.t.Helper()
+	alone := ""
+	defer func() {
+		if m.t.Failed() {
+			m.t.Log("channels without another one:", alone)
+		}
+	}()
 	m.eventually("all channels are bridged", func() bool {
-		for _, n := range m.nodes {
+		for name, n := range m.nodes {
 			if n.app == nil || n.sw.PID() == 0 {
 				continue
 			}
-			ok, err := realswitch.Bridged(func(command string) (string, error) { return n.sw.API(context.Background(), command) })
-			if err != nil || !ok {
+			got, err := realswitch.Unbridged(func(command string) (string, error) { return n.sw.API(context.Background(), command) })
+			if alone = name + " " + got; err != nil || got != "" {
 				return false
 			}
 		}
@@ -382,11 +388,12 @@ func (m *mesh) bridged() {
 	})
 }
 
-// ours is a phone of the fixtures, registered on a node and known everywhere.
-func (m *mesh) ours(user, at string) *phone.Phone {
+// ours is a phone of the fixtures, registered on a node and known everywhere; without codecs
+// it speaks PCMU.
+func (m *mesh) ours(user, at string, codecs ...phone.Codec) *phone.Phone {
 	m.t.Helper()
 	p, err := phone.New(phone.Config{
-		User: user, Domain: zone, Password: password(user),
+		User: user, Domain: zone, Password: password(user), Codecs: codecs,
 		Local: netip.MustParseAddr("127.0.91.1"), Registrar: m.nodes[at].sw.SIP(),
 	})
 	if err != nil {
