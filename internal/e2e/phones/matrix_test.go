@@ -176,7 +176,8 @@ func (x *matrix) run(todo []pair, play func(*talk)) {
 		caller, callee := x.phones[key(p.caller, p.from, p.offer)], x.phones[key(p.callee, p.to, p.accept)]
 		x.busy[caller], x.busy[callee] = true, true
 		wg.Go(func() {
-			k := &talk{x: x, caller: caller, callee: callee, got: map[string]string{}, wire: map[string]string{}}
+			common := slices.ContainsFunc(offers[p.offer].codecs, func(c softphone.Codec) bool { return slices.Contains(offers[p.accept].codecs, c) })
+			k := &talk{x: x, caller: caller, callee: callee, common: common, got: map[string]string{}, wire: map[string]string{}}
 			play(k)
 			x.mu.Lock()
 			defer x.mu.Unlock()
@@ -273,6 +274,7 @@ func (x *matrix) table() string {
 type talk struct {
 	x              *matrix
 	caller, callee *softphone.Phone
+	common         bool // they have a codec in common
 	got, wire      map[string]string
 	rung           int
 }
@@ -306,6 +308,9 @@ func (k *talk) parts(all []part) {
 				k.got[o] = "FAILED: " + err.Error()
 			}
 			k.wire[o] = k.messages()
+			if strings.Contains(k.got[o], "INCOMPATIBLE") && k.common {
+				k.wire[o] += k.x.m.logs()
+			}
 		}
 		cancel()
 		ctx, cancel = context.WithTimeout(k.x.t.Context(), step)

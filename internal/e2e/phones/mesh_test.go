@@ -326,6 +326,17 @@ func (m *mesh) where(n *node, user string) []string {
 	return out
 }
 
+// logs are the ends of all switches' logs.
+func (m *mesh) logs() string {
+	var out strings.Builder
+	for name, n := range m.nodes {
+		if sw, ok := n.sw.(*realswitch.Switch); ok {
+			fmt.Fprintf(&out, "switch %s ends with:\n%s\n", name, sw.Log())
+		}
+	}
+	return out.String()
+}
+
 // eventually polls until cond holds.
 func (m *mesh) eventually(what string, cond func() bool) {
 	m.t.Helper()
