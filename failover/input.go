@@ -37,6 +37,7 @@ const (
 	OutcomeRefused            // ICMP port unreachable: nobody listens there
 	OutcomeOverloaded         // 503: alive, and asks to be left alone
 	OutcomeError              // could not be sent, or an answer that is no answer
+	OutcomeLate               // this observer's own timers came late: it does not know
 )
 
 // String returns the word that logs and metrics use.
@@ -50,6 +51,8 @@ func (o Outcome) String() string {
 		return "refused"
 	case OutcomeOverloaded:
 		return "overloaded"
+	case OutcomeLate:
+		return "late"
 	default:
 		return "error"
 	}
