@@ -44,6 +44,10 @@ type Node struct {
 	// an IPv6 literal cannot be told from a leg's variables in a bridge string.
 	Mesh netip.AddrPort `json:"mesh"`
 
+	// Site names what shares fate with the node: a data centre, a rack, an upstream.
+	// Empty is a site of its own; see SiteName.
+	Site string `json:"site,omitempty"`
+
 	// Software is what runs there, for listings only: "FreeSWITCH 1.11.1".
 	Software string `json:"software,omitempty"`
 
@@ -54,6 +58,20 @@ type Node struct {
 	// Capacity is how many registrations the node is meant to hold at most; 0 is not
 	// known. It bounds what a drain may send there, and refuses nobody.
 	Capacity int `json:"capacity,omitempty"`
+}
+
+// SiteName returns the site of n, which is its own name unless it names another.
+func (n *Node) SiteName() string {
+	if n.Site == "" {
+		return string(n.ID)
+	}
+	return n.Site
+}
+
+// ValidSite reports whether s can name a site: the form of a node's name, see ParseNodeID.
+func ValidSite(s string) bool {
+	id, err := ParseNodeID(s)
+	return err == nil && string(id) == s
 }
 
 // Location is a place on earth in degrees (WGS 84): latitude -90 to 90, north

@@ -22,9 +22,9 @@ import (
 //	 | stopped |
 //	 +---------+   stopped in an orderly way: mostly it is about to start again
 //
-// Only time in which this observer could read the registry counts, and no more than
-// maxReadGap between two reads: a Redis that hung, or an observer that was stopped
-// itself, makes nobody silent. When more than half of the telling daemons, and two at
+// Only time in which this observer could read the registry and write to it counts, and no
+// more than maxReadGap between two reads: a Redis that hung or took no writes, or an
+// observer that was stopped itself, makes nobody silent. When more than half of the telling daemons, and two at
 // least, fall silent within one observer's view at once, it is the registry or the way
 // there: nothing changes until it has lasted for stallAfter.
 

@@ -60,7 +60,7 @@ func (t *Tracker) Details() (details []Detail, cutOff bool) {
 
 func equalNode(a, b pbxmesh.Node) bool {
 	return a.ID == b.ID && slices.Equal(a.Addresses, b.Addresses) &&
-		a.Ports == b.Ports && a.Mesh == b.Mesh && a.Software == b.Software &&
+		a.Ports == b.Ports && a.Mesh == b.Mesh && a.Site == b.Site && a.Software == b.Software &&
 		a.Location == b.Location && a.Capacity == b.Capacity
 }
 

@@ -10,19 +10,19 @@ import (
 // The state chart of one node. Where other observers' votes count, it goes by them, and
 // is a function of the votes alone, so that all name servers answer the same:
 //
-//	 +---------+   votes    +----+  most observers lost a probe, or get 503,  +---------+
+//	 +---------+   votes    +----+  most sites lost a probe, or get 503,      +---------+
 //	 | unknown | ---------> | up | -----------------------------------------> | suspect |
 //	 +---------+            +----+  lease run out, mesh address silent,       +---------+
 //	                        ^ |  ^  or event socket dead while SIP answers        |  |
 //	  most do not say any   | |  |                                                |  |
 //	  more that it is silent| |  +------------------ not any more ----------------+  |
-//	                        | v  most observers say: silent,                         |
+//	                        | v  most sites say: silent,                             |
 //	                  +------------+  or its daemon says: switch dead,               |
-//	                  |    down    |  and most observers have no answer to the       |
+//	                  |    down    |  and most sites have no answer to the           |
 //	                  +------------+  last probe to show against it  <---------------+
 //
-// Alone (the registry is away, or nobody else counts) an observer goes by its own
-// probes. N1 = SuspectAfter, N2 = DownAfter, M = UpAfter, "no answer" = timeout, refused
+// Fewer words than a verdict needs (see Patience): the state stays what it was. Alone (the
+// registry is away, or nobody else counts) for longer, an observer goes by its own probes. N1 = SuspectAfter, N2 = DownAfter, M = UpAfter, "no answer" = timeout, refused
 // or error.
 //
 //	               first answer
@@ -70,6 +70,9 @@ type node struct {
 	// down. It starts again when the daemon declares its switch dead.
 	streak int
 
+	// firm is what Observed was when the words of the sites last showed it without doubt.
+	firm pbxmesh.Observed
+
 	// before is what Observed was when the present silence began; cut-off
 	// observers return to it.
 	before pbxmesh.Observed
@@ -77,11 +80,17 @@ type node struct {
 	daemon   daemon
 	comeback comeback
 	tally    Tally // at the last judgement
+	view     view  // the same
+	busy     bool  // it answered 503, see trouble
+	meshDown bool  // its mesh address was silent
+
+	// spoke is when a site last had a word that counts about the address for phones.
+	spoke map[string]time.Time
 
 	// word is what this observer says of the node, and since when.
 	word      Word
 	wordSince time.Time
-	spoke     Opinion // what was told last, ages aside
+	told      Opinion // what was told last, ages aside
 
 	shedWhy     string              // "" when the node takes everybody
 	transitions [numObserved]uint64 // into each observed state
@@ -151,7 +160,10 @@ func judge(n *node, v view, o *Options) (pbxmesh.Observed, string) {
 	if n.saysDead() && !contradicted(n, v) {
 		return pbxmesh.ObservedDown, "its own daemon says that the switch is dead"
 	}
-	if v.voted {
+	switch {
+	case n.tally.Few && n.firm != pbxmesh.ObservedUnknown:
+		return n.firm, fmt.Sprintf("kept: %d of the sites that watch it can tell, %d are needed", n.tally.Counted, n.tally.Least)
+	case v.voted:
 		return judgeVotes(n, o)
 	}
 	return judgeAlone(n, v, o)
@@ -162,19 +174,19 @@ func judgeVotes(n *node, o *Options) (pbxmesh.Observed, string) {
 	t := &n.tally
 	switch {
 	case t.Down():
-		return pbxmesh.ObservedDown, fmt.Sprintf("it does not answer %d of %d observers", t.Silent, t.Counted)
+		return pbxmesh.ObservedDown, fmt.Sprintf("it does not answer %d of %d sites", t.Silent, t.Counted)
 	case t.Busy():
 		return pbxmesh.ObservedSuspect, "overloaded: it answers 503"
 	case n.saysDead():
 		return pbxmesh.ObservedSuspect, deadSocket
 	case t.Shaken():
-		return pbxmesh.ObservedSuspect, "the last OPTIONS of most observers got no answer"
+		return pbxmesh.ObservedSuspect, "the last OPTIONS of most sites got no answer"
 	case n.leaseOut():
 		return pbxmesh.ObservedSuspect, "its lease has run out, its switch answers"
 	case t.MeshDown():
 		return pbxmesh.ObservedSuspect, silentMesh(o)
 	case t.Silent > 0:
-		return pbxmesh.ObservedUp, fmt.Sprintf("it answers %d of %d observers", t.Counted-t.Silent, t.Counted)
+		return pbxmesh.ObservedUp, fmt.Sprintf("it answers %d of %d sites", t.Counted-t.Silent, t.Counted)
 	}
 	return pbxmesh.ObservedUp, "answers OPTIONS"
 }

@@ -9,9 +9,12 @@ import (
 // trouble returns what keeps all new phones away from n, "" for nothing. What is a
 // matter of votes goes by the votes where others' count.
 func trouble(n *node, v view, o *Options) string {
-	busy, mesh := n.main().overloaded >= o.SuspectAfter, n.meshSilent(v, o)
-	if v.voted {
-		busy, mesh = n.tally.Busy(), n.tally.MeshDown()
+	switch {
+	case n.tally.Few: // as it was
+	case v.voted:
+		n.busy, n.meshDown = n.tally.Busy(), n.tally.MeshDown()
+	default:
+		n.busy, n.meshDown = n.main().overloaded >= o.SuspectAfter, n.meshSilent(v, o)
 	}
 	switch {
 	case n.state.Observed == pbxmesh.ObservedDown:
@@ -20,9 +23,9 @@ func trouble(n *node, v view, o *Options) string {
 		return deadSocket
 	case n.daemon.silent:
 		return n.daemon.why()
-	case busy:
+	case n.busy:
 		return "it answers 503"
-	case mesh:
+	case n.meshDown:
 		return "its mesh address is silent"
 	}
 	return ""

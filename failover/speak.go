@@ -3,7 +3,6 @@ package failover
 import (
 	"log/slog"
 	"maps"
-	"slices"
 	"time"
 
 	"pbxmesh"
@@ -14,7 +13,7 @@ func (t *Tracker) speak(n *node, v view, now time.Time) {
 	p := n.main()
 	word := WordAnswers
 	switch {
-	case !p.probed():
+	case !p.probed(), p.last.Outcome == OutcomeLate:
 		word = WordNone
 	case p.quiet && (v.own || v.witness):
 		word = WordSilent
@@ -34,7 +33,7 @@ func (t *Tracker) speak(n *node, v view, now time.Time) {
 func (t *Tracker) meshWord(n *node) Word {
 	p := &n.paths[PathMesh]
 	switch {
-	case n.decides() == PathMesh || !p.probed() || t.cutOff:
+	case n.decides() == PathMesh || !p.probed() || t.cutOff || p.last.Outcome == OutcomeLate:
 		return WordNone
 	case p.quiet:
 		return WordSilent
@@ -53,7 +52,7 @@ func (t *Tracker) Vote(now time.Time) Vote {
 
 func (t *Tracker) vote(now time.Time) Vote {
 	v := Vote{
-		Observer: t.opts.Observer, Instance: t.opts.Instance, Self: t.opts.Self, Switch: t.word,
+		Observer: t.opts.Observer, Instance: t.opts.Instance, Self: t.opts.Self, Switch: t.word, Site: t.opts.Site,
 		Load: t.load, LoadWhy: t.loadWhy, CutOff: t.cutOff, Nodes: make(map[pbxmesh.NodeID]Opinion, len(t.nodes)),
 	}
 	for id, n := range t.nodes {
@@ -69,9 +68,10 @@ func (t *Tracker) vote(now time.Time) Vote {
 }
 
 // Votes takes in the other observers' votes that are fresh at now, in place of all
-// earlier ones; read says that the registry could be read just now. The caller leaves
+// earlier ones; exchanged says that the registry could be read just now and took this
+// observer's own vote: who says nothing through such a registry is silent. The caller leaves
 // out votes that were not posted again for their time to live, and this observer's own.
-func (t *Tracker) Votes(now time.Time, votes []SeenVote, read bool) {
+func (t *Tracker) Votes(now time.Time, votes []SeenVote, exchanged bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	before := make(map[string]*SeenVote, len(t.votes))
@@ -84,7 +84,7 @@ func (t *Tracker) Votes(now time.Time, votes []SeenVote, read bool) {
 	t.votes = votes
 	t.recount()
 	t.hearVotes(votes)
-	if read {
+	if exchanged {
 		t.hearDaemons(now)
 	}
 	for id := range t.returning {
@@ -99,7 +99,7 @@ func (t *Tracker) recount() {
 	for i := range t.votes {
 		all[i] = &t.votes[i].Vote
 	}
-	t.others = Count(slices.Collect(maps.Keys(t.nodes)), all)
+	t.others = count(t.members, all)
 	t.loads = make(map[pbxmesh.NodeID]loadWord)
 	t.returning = make(map[pbxmesh.NodeID]bool)
 	for i := range t.votes {
@@ -136,16 +136,11 @@ func (t *Tracker) news(now time.Time) bool {
 	t.spoke = spoke
 	for _, n := range t.nodes {
 		o := Opinion{Phones: n.word, Mesh: t.meshWord(n), Return: Return{Hold: n.comeback.told(now, &t.opts.Return).Hold}}
-		if o != n.spoke {
-			n.spoke, differs = o, true
+		if o != n.told {
+			n.told, differs = o, true
 		}
 	}
 	return differs
-}
-
-// reached reports whether n proves that the observer beside self is connected.
-func (n *node) reached(self pbxmesh.NodeID) bool {
-	return n.info.ID != self && (n.word == WordAnswers || n.word == WordOverloaded)
 }
 
 // heedDoubts has nodes probed at once that another observer has just lost, so that the

@@ -35,6 +35,10 @@ type Options struct {
 	// another one of that name.
 	Observer, Instance string
 
+	// Site names what shares fate with this observer, see pbxmesh.Node; "" is a site of its
+	// own.
+	Site string
+
 	// Return says how slowly a node gets its phones back; the zero value is at once.
 	Return ReturnOptions
 
@@ -71,8 +75,10 @@ type Tracker struct {
 	cutOff bool
 	now    time.Time // of the latest input; it never goes back
 
+	members   []pbxmesh.Node              // of nodes, in the order of their names
+	alone     bool                        // no member stands at another site than this observer
 	votes     []SeenVote                  // of the other observers, fresh ones
-	others    map[pbxmesh.NodeID]Tally    // counts votes
+	others    map[pbxmesh.NodeID]*ballot  // counts votes
 	returning map[pbxmesh.NodeID]bool     // of whose return another observer tells
 	loads     map[pbxmesh.NodeID]loadWord // of the others
 	spoke     spoken                      // this observer's words at the last judgement
@@ -145,7 +151,7 @@ func (t *Tracker) SetMembers(now time.Time, nodes []pbxmesh.Node) {
 		seen[info.ID] = true
 		n, ok := t.nodes[info.ID]
 		if !ok {
-			n = &node{state: pbxmesh.NodeState{Wanted: t.wanted[info.ID], Since: now, Reason: "not yet probed"}, reason: "not yet probed", wordSince: now}
+			n = &node{state: pbxmesh.NodeState{Wanted: t.wanted[info.ID], Since: now, Reason: "not yet probed"}, reason: "not yet probed", wordSince: now, spoke: map[string]time.Time{}}
 			t.nodes[info.ID] = n
 			t.log.Info("node joined", "node", info.ID, "wanted", n.state.Wanted.String())
 		}
@@ -164,10 +170,23 @@ func (t *Tracker) SetMembers(now time.Time, nodes []pbxmesh.Node) {
 		}
 	}
 	if changed {
+		t.members = t.members[:0]
+		for _, id := range slices.Sorted(maps.Keys(t.nodes)) {
+			t.members = append(t.members, t.nodes[id].info)
+		}
+		t.alone = !anyOutside(t.members, t.site())
 		t.recount()
 	}
 	t.settle(now, changed)
 }
+
+// site is that of this observer.
+func (t *Tracker) site() string {
+	return (&Vote{Observer: t.opts.Observer, Self: t.opts.Self, Site: t.opts.Site}).siteName()
+}
+
+// outside reports whether an answer of n proves something of this observer's network.
+func (t *Tracker) outside(n *node) bool { return outside(&n.info, t.site(), t.opts.Self, t.alone) }
 
 // Probe takes in the result of one probe. Results of strangers, and results older
 // than the last one of that path, are ignored.
@@ -186,6 +205,8 @@ func (t *Tracker) Probe(r ProbeResult) {
 	deciding := r.Path == n.decides()
 	p.streak++
 	switch r.Outcome {
+	case OutcomeLate:
+		p.streak-- // neither an answer nor none
 	case OutcomeOK:
 		p.silent, p.overloaded = 0, 0
 		p.quiet = p.quiet && p.streak < t.opts.UpAfter
@@ -204,7 +225,7 @@ func (t *Tracker) Probe(r ProbeResult) {
 		// An observer that is cut off learns nothing about others.
 		p.quiet = p.quiet || p.silent >= t.opts.DownAfter && (!t.cutOff || r.Node == t.opts.Self)
 	}
-	if deciding {
+	if deciding && r.Outcome != OutcomeLate {
 		if r.Outcome == OutcomeOK {
 			n.streak++
 		} else {
@@ -268,44 +289,33 @@ func (t *Tracker) settle(now time.Time, changed bool) {
 	t.now = now
 	t.settleLink()
 
-	ids := slices.Sorted(maps.Keys(t.nodes))
-	views := make([]view, len(ids))
 	best, second := t.witnesses()
-	answering := 0
-	for i, id := range ids {
-		n := t.nodes[id]
+	self := voter{observer: t.opts.Observer, site: t.site(), self: t.opts.Self}
+	for i := range t.members {
+		n := t.nodes[t.members[i].ID]
 		witness := best
 		if n == best {
 			witness = second
 		}
-		views[i] = view{
-			cutOff: t.cutOff, own: id == t.opts.Self, only: len(t.nodes) == 1,
+		n.view = view{
+			cutOff: t.cutOff, own: n.info.ID == t.opts.Self, only: len(t.nodes) == 1,
 			witness: witness != nil && witness.main().last.At.After(n.main().silentSince),
 		}
-		t.speak(n, views[i], now)
-		if n.reached(t.opts.Self) {
-			answering++
-		}
+		t.speak(n, n.view, now)
+		self.reaches = self.reaches || t.outside(n) && (n.word == WordAnswers || n.word == WordOverloaded)
 	}
 	var transitions []Transition
 	down := 0
-	for i, id := range ids {
-		n, v := t.nodes[id], views[i]
-		n.tally = t.others[id]
-		v.voted = n.tally.Counted > 0
-		own := Opinion{Phones: n.word, Mesh: t.meshWord(n)}
-		reaches := answering
-		if n.reached(t.opts.Self) {
-			reaches--
-		}
-		n.tally.add(own, v.own, reaches > 0, t.opts.Self != "")
-		if v.own && t.word != SwitchUnknown {
-			n.tally.Told, n.tally.Switch = true, max(n.tally.Switch, t.word)
-		}
-
+	for i := range t.members {
+		n := t.nodes[t.members[i].ID]
+		t.tallyUp(n, self, now)
+		v := n.view
 		old := n.state
 		n.state.Observed, n.reason = judge(n, v, &t.opts)
-		load, loadWhy := t.loadOf(id)
+		if !n.tally.Few && (n.tally.Down() || !n.tally.Shaken()) {
+			n.firm = n.state.Observed
+		}
+		load, loadWhy := t.loadOf(n.info.ID)
 		sheds := t.settleShed(n, v, load, loadWhy, now)
 		n.state.Reason = n.reason
 		if n.shedWhy != "" && n.state.Observed == pbxmesh.ObservedUp {
@@ -321,7 +331,7 @@ func (t *Tracker) settle(now time.Time, changed bool) {
 		if n.state.Observed != old.Observed {
 			n.state.Since = now
 			n.transitions[n.state.Observed]++
-			transitions = append(transitions, Transition{Node: id, Old: old, New: n.state, At: now})
+			transitions = append(transitions, Transition{Node: n.info.ID, Old: old, New: n.state, At: now})
 		}
 		if sheds {
 			t.logShed(n, old.Shed)
@@ -346,13 +356,44 @@ func (t *Tracker) settle(now time.Time, changed bool) {
 	}
 }
 
+// tallyUp counts what all say of n, this observer included.
+func (t *Tracker) tallyUp(n *node, self voter, now time.Time) {
+	b := ballot{site: n.info.SiteName()}
+	if others := t.others[n.info.ID]; others != nil {
+		b = others.clone()
+	}
+	voices := len(b.phones) + len(b.near)
+	b.add(n.info.ID, Opinion{Phones: n.word, Mesh: t.meshWord(n)}, self)
+	if n.view.own && t.word != SwitchUnknown {
+		b.tell(t.word)
+	}
+	// Who had a word lately and has none now is cut off, stalled, or gone.
+	for _, s := range b.phones {
+		if s.site != b.site {
+			n.spoke[s.site] = now
+		}
+	}
+	others := false
+	for site, at := range n.spoke {
+		if now.Sub(at) > Patience {
+			delete(n.spoke, site)
+			continue
+		}
+		others = others || site != self.site
+	}
+	n.tally = b.tally(len(n.spoke) > 0)
+	n.tally.Least = least(max(len(n.spoke), min(1, n.tally.Counted)))
+	n.tally.Few = others && n.tally.Counted < n.tally.Least
+	n.view.voted = voices > 0 && n.tally.Counted > 0
+}
+
 // settleLink finds out whether this observer is cut off itself.
 func (t *Tracker) settleLink() {
 	remote, answering := 0, 0
-	for id, n := range t.nodes {
-		if id != t.opts.Self && n.main().probed() {
+	for _, n := range t.nodes {
+		if p := n.main(); t.outside(n) && p.probed() && p.last.Outcome != OutcomeLate {
 			remote++
-			if n.main().answers() {
+			if p.answers() {
 				answering++
 			}
 		}
@@ -374,10 +415,10 @@ func (t *Tracker) settleLink() {
 	}
 }
 
-// witnesses returns the two remote nodes that answered last and still do, nil for none.
+// witnesses returns the two nodes outside that answered last and still do, nil for none.
 func (t *Tracker) witnesses() (best, second *node) {
-	for id, n := range t.nodes {
-		if id == t.opts.Self || !n.main().answers() {
+	for _, n := range t.nodes {
+		if !t.outside(n) || !n.main().answers() {
 			continue
 		}
 		switch at := n.main().last.At; {

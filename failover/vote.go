@@ -1,6 +1,7 @@
 package failover
 
 import (
+	"cmp"
 	"time"
 
 	"pbxmesh"
@@ -69,6 +70,10 @@ type Vote struct {
 	Self   pbxmesh.NodeID
 	Switch SwitchWord
 
+	// Site is what shares fate with the observer. Empty is a site of its own: that of Self,
+	// or one of the observer's name.
+	Site string
+
 	// Load is the share of phones, in per mille, that Self wants sent elsewhere because
 	// its switch is loaded, and LoadWhy the reason in words.
 	Load    uint16
@@ -86,14 +91,5 @@ type SeenVote struct {
 	Seen time.Time
 }
 
-// reach counts the remote nodes that answer the observer without doubt. An observer
-// that reaches nobody is not heard about who is silent.
-func (v *Vote) reach() int {
-	n := 0
-	for id, o := range v.Nodes {
-		if id != v.Self && (o.Phones == WordAnswers || o.Phones == WordOverloaded) {
-			n++
-		}
-	}
-	return n
-}
+// siteName returns the site of the observer.
+func (v *Vote) siteName() string { return cmp.Or(v.Site, string(v.Self), v.Observer) }

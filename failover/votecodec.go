@@ -33,6 +33,7 @@ type wireVote struct {
 	Observer string              `json:"o"`
 	Instance string              `json:"i"`
 	Self     string              `json:"self,omitempty"`
+	Site     string              `json:"site,omitempty"`
 	Switch   string              `json:"sw,omitempty"`
 	Load     int                 `json:"load,omitempty"`
 	LoadWhy  string              `json:"why,omitempty"`
@@ -56,7 +57,7 @@ func EncodeVote(v *Vote) (string, error) {
 		return "", err
 	}
 	w := wireVote{
-		Version: voteWireVersion, Observer: v.Observer, Instance: v.Instance, Self: string(v.Self),
+		Version: voteWireVersion, Observer: v.Observer, Instance: v.Instance, Self: string(v.Self), Site: v.Site,
 		Load: int(v.Load), LoadWhy: v.LoadWhy, CutOff: v.CutOff, Nodes: make(map[string]wireWord, len(v.Nodes)),
 	}
 	if v.Switch != SwitchUnknown {
@@ -117,7 +118,7 @@ func DecodeVote(observer, text string) (Vote, error) {
 		return Vote{}, fmt.Errorf("%w: load %d, 0 to %d are allowed", ErrVote, w.Load, pbxmesh.ShedAll)
 	}
 	v := Vote{
-		Observer: w.Observer, Instance: w.Instance, Self: pbxmesh.NodeID(w.Self),
+		Observer: w.Observer, Instance: w.Instance, Self: pbxmesh.NodeID(w.Self), Site: w.Site,
 		Load: uint16(w.Load), LoadWhy: w.LoadWhy, CutOff: w.CutOff, Nodes: make(map[pbxmesh.NodeID]Opinion, len(w.Nodes)),
 	}
 	switch w.Switch {
@@ -167,6 +168,8 @@ func (v *Vote) validate() error {
 		return fmt.Errorf("%w: load %d, 0 to %d are allowed", ErrVote, v.Load, pbxmesh.ShedAll)
 	case len(v.Nodes) > MaxVoteNodes:
 		return fmt.Errorf("%w: %d nodes, at most %d are allowed", ErrVote, len(v.Nodes), MaxVoteNodes)
+	case v.Site != "" && !pbxmesh.ValidSite(v.Site):
+		return fmt.Errorf("%w: the observer's site is %.40q", ErrVote, v.Site)
 	case v.Self != "" && !isNodeID(v.Self):
 		return fmt.Errorf("%w: the observer stands beside the node %.40q", ErrVote, v.Self)
 	}

@@ -129,7 +129,7 @@ func FuzzDecodeVote(f *testing.F) {
 		if w, err := failover.DecodeVote("losangeles", again); err != nil || len(v.Nodes) < 100 && !reflect.DeepEqual(v, w) {
 			t.Fatalf("%+v\ncomes back as %+v, %v", v, w, err)
 		}
-		c := failover.Count([]pbxmesh.NodeID{london}, []*failover.Vote{&v})[london]
+		c := failover.Count(three, []*failover.Vote{&v})[london]
 		if c.Counted > 1 || c.Down() && v.Nodes[london].Phones != failover.WordSilent {
 			t.Fatalf("%+v is counted as %+v", v, c)
 		}

@@ -129,6 +129,9 @@ func (a *Announcement) Validate() error {
 	if !n.Location.Valid() || n.Capacity < 0 {
 		return fmt.Errorf("%w: node %s announces the place %v or the capacity %d", pbxmesh.ErrInvalidRecord, n.ID, n.Location, n.Capacity)
 	}
+	if n.Site != "" && !pbxmesh.ValidSite(n.Site) {
+		return fmt.Errorf("%w: node %s announces the site %s", pbxmesh.ErrInvalidRecord, n.ID, show(n.Site))
+	}
 	if len(n.Software) > MaxNameLen || !printable(n.Software) {
 		return fmt.Errorf("%w: node %s runs %s", pbxmesh.ErrInvalidRecord, n.ID, show(n.Software))
 	}

@@ -54,7 +54,7 @@ func (a *App) buildRegistry() error {
 		return nil
 	}
 	a.writer, err = registry.NewWriter(registry.WriterOptions{
-		Node: a.cfg.Node.Announcement(), Replica: a.replica, Backend: a.publisher, Owner: a.cfg.Owner(),
+		Node: a.cfg.Announcement(), Replica: a.replica, Backend: a.publisher, Owner: a.cfg.Owner(),
 		LeaseTTL: a.cfg.Registry.LeaseTTL, RenewEvery: a.cfg.Registry.LeaseRenew, Logger: a.log,
 	})
 	if err != nil {
@@ -68,7 +68,7 @@ func (a *App) buildFailover() error {
 	var err error
 	a.tracker, err = failover.New(failover.Options{
 		Self: a.nodeID(), SuspectAfter: p.SuspectAfter, DownAfter: p.DownAfter, UpAfter: p.UpAfter, Logger: a.log,
-		Observer: a.cfg.Name, Instance: instance(), Return: failover.ReturnOptions(a.cfg.Failover.Return),
+		Observer: a.cfg.Name, Instance: instance(), Site: a.cfg.Site, Return: failover.ReturnOptions(a.cfg.Failover.Return),
 		DaemonSilentAfter: a.cfg.Registry.LeaseRenew * 2, LeaveGrace: max(a.cfg.Failover.RestartGrace, 1),
 		OnTransition: func(failover.Transition) { a.nodesChanged() },
 		OnVote:       func() { a.voter.changed() },

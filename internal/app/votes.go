@@ -35,6 +35,7 @@ type voter struct {
 
 	mu       sync.Mutex
 	stats    voteStats
+	taken    bool                  // the registry took the last vote
 	after    uint64                // revision
 	heard    map[string]*heardVote // by observer
 	reported map[string]bool       // observers whose bad note was logged, at most maxReported
@@ -122,6 +123,7 @@ func (v *voter) postOnce(ctx context.Context) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.stats.Posted++
+	v.taken = err == nil
 	if err != nil && ctx.Err() == nil {
 		if v.stats.PostErrors++; v.stats.PostErrors == 1 {
 			v.log.Warn("the vote of this observer cannot be posted; others decide without it", "error", err)
@@ -151,9 +153,16 @@ func (v *voter) read(ctx context.Context) error {
 		read := v.readOnce(ctx) == nil
 		if ctx.Err() == nil {
 			now := v.now()
-			v.tracker.Votes(now, v.fresh(now), read)
+			v.tracker.Votes(now, v.fresh(now), read && v.tookOurs())
 		}
 	})
+}
+
+// tookOurs reports whether the registry took this observer's last vote.
+func (v *voter) tookOurs() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.taken
 }
 
 func (v *voter) readOnce(ctx context.Context) error {

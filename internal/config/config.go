@@ -15,6 +15,10 @@ type Config struct {
 	// means the node's id, or the host's name where there is no node.
 	Name string `yaml:"name"`
 
+	// Site names what shares fate with this machine; see pbxmesh.Node. Empty is a site of
+	// its own.
+	Site string `yaml:"site"`
+
 	// Node is this machine's switch. Nil makes the daemon a name server and
 	// observer that holds no registrations of its own.
 	Node *Node `yaml:"node"`
@@ -51,10 +55,12 @@ type Node struct {
 	Capacity int `yaml:"capacity"`
 }
 
-// Announcement returns n in the words of the mesh.
-func (n *Node) Announcement() pbxmesh.Node {
+// Announcement returns the node in the words of the mesh. There must be one.
+func (c *Config) Announcement() pbxmesh.Node {
+	n := c.Node
 	return pbxmesh.Node{
 		ID:        n.ID,
+		Site:      c.Site,
 		Addresses: append([]netip.Addr(nil), n.Addresses...),
 		Ports:     pbxmesh.SIPPorts(n.SIP),
 		Mesh:      n.MeshAddress,

@@ -185,7 +185,7 @@ func TestParseNode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ann := cfg.Node.Announcement()
+	ann := cfg.Announcement()
 	if ann.ID != "buffalo" || len(ann.Addresses) != 2 || ann.Mesh != cfg.Node.MeshAddress {
 		t.Errorf("announcement = %+v", ann)
 	}

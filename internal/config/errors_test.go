@@ -17,14 +17,14 @@ func TestMistakes(t *testing.T) {
 		at        string   // line:column
 		want      []string // parts of the message
 	}{
-		{"unknown key at the top", "dsn: {}\n", "1:1", []string{`unknown key "dsn"`, "did you mean dns?", "allowed here: name, node, freeswitch"}},
+		{"unknown key at the top", "dsn: {}\n", "1:1", []string{`unknown key "dsn"`, "did you mean dns?", "allowed here: name, site, node, freeswitch"}},
 		{"unknown key in a section", "log:\n  levle: info\n", "2:3", []string{"log: unknown key", "did you mean level?", "level, format"}},
 		{"unknown key in flow style", "log: {colour: red}\n", "1:7", []string{`"colour"`, "level, format"}},
 		{"key twice", "log:\n  level: info\n  level: warn\n", "3:3", []string{"level"}},
 		{"section twice", "log: {level: info}\nlog: {level: warn}\n", "2:1", []string{"log"}},
 		{"section is a list", "log: [a]\n", "1:6", []string{"a list is found where a section", "level, format"}},
 		{"section is a word", "log: info\n", "1:6", []string{`"info" is found where a section`}},
-		{"top is a list", "- a\n", "", []string{"a list is found", "name, node"}},
+		{"top is a list", "- a\n", "", []string{"a list is found", "name, site, node"}},
 		{"list is a word", "dns:\n  services: sip\n", "2:13", []string{`"sip" is found where a list is wanted`, "[a, b]"}},
 		{"list is nothing", "dns:\n  services:\n", "2:", []string{"nothing is found where a list is wanted", "[] is an empty list"}},
 		{"text is a number", "registry: {username: 12, password_file: /p, url: \"redis://h\"}\n", "1:22", []string{`"12" is found where text is wanted: put it in quotes`}},
@@ -60,6 +60,7 @@ func TestMistakes(t *testing.T) {
 		{"http file alone", "router: {http: {acl_file: /x}}\n", "1:27", []string{"acl_list is not"}},
 		{"http list name", "router: {http: {acl_list: \"a,b\", acl_file: /x}}\n", "1:27", []string{"is no name"}},
 
+		{"site", "site: New York\n", "1:7", []string{"is no site", "letters, digits and '-'"}},
 		{"node without id", "node:\n  mesh_address: 127.0.0.1:5090\nfreeswitch: {event_socket: {password_file: /p}}\n", "1:1", []string{"node.id: is missing"}},
 		{"node with nothing", "node:\nfreeswitch: {event_socket: {password_file: /p}}\n", "1:", []string{"node.id: is missing"}},
 		{"node id", "node: {id: a_b}\n", "1:12", []string{"letters, digits and '-'"}},

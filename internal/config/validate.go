@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"pbxmesh"
@@ -15,6 +16,9 @@ import (
 func (d *decoder) validate(c *Config) {
 	if c.Name != "" && !validName(c.Name) {
 		d.check("name", "%s is no name: 1 to 63 letters, digits, '.', '-' and '_' are allowed", show(c.Name))
+	}
+	if c.Site = strings.ToLower(c.Site); c.Site != "" && !pbxmesh.ValidSite(c.Site) {
+		d.check("site", "%s is no site: 1 to 63 letters, digits and '-' are allowed", show(c.Site))
 	}
 	d.validateNode(c)
 	d.validateFreeSWITCH(c)
