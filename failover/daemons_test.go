@@ -15,6 +15,7 @@ type signs struct {
 	alive map[pbxmesh.NodeID]bool
 	left  map[pbxmesh.NodeID]bool
 	reads bool
+	full  bool // the registry takes no writes, and can be read
 	last  map[pbxmesh.NodeID]time.Time
 }
 
@@ -36,7 +37,7 @@ func (s *signs) wait(d time.Duration) {
 		var heard []failover.SeenVote
 		if s.reads {
 			for id, alive := range s.alive {
-				if alive && now.Sub(s.last[id]) >= 500*time.Millisecond {
+				if alive && !s.full && now.Sub(s.last[id]) >= 500*time.Millisecond {
 					s.last[id] = now
 				}
 				status := failover.LeaseFresh
@@ -47,7 +48,7 @@ func (s *signs) wait(d time.Duration) {
 			}
 		}
 		s.tr.Leases(now, leases)
-		s.tr.Votes(now, heard, s.reads)
+		s.tr.Votes(now, heard, s.reads && !s.full)
 		for id := range s.alive {
 			s.tr.Probe(failover.ProbeResult{Node: id, Outcome: failover.OutcomeOK, At: now})
 		}
@@ -136,6 +137,13 @@ func TestRegistryAwayMakesNobodySilent(t *testing.T) {
 	}
 	s.wait(5 * time.Second)
 	none(s, "back")
+
+	s.full = true
+	s.wait(time.Minute)
+	none(s, "it takes no writes")
+	s.full = false
+	s.wait(3 * time.Second)
+	none(s, "it takes writes again")
 
 	s.log.Reset()
 	for _, id := range all {

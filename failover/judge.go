@@ -61,6 +61,7 @@ import (
 type node struct {
 	info  pbxmesh.Node
 	state pbxmesh.NodeState
+	old   pbxmesh.NodeState // before the present judgement
 	// reason is why Observed is what it is; state.Reason adds why it sheds.
 	reason string
 	paths  [numPaths]path
@@ -92,6 +93,7 @@ type node struct {
 	wordSince time.Time
 	told      Opinion // what was told last, ages aside
 
+	trouble     string              // what keeps all new phones away, "" for nothing
 	shedWhy     string              // "" when the node takes everybody
 	transitions [numObserved]uint64 // into each observed state
 }

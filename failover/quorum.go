@@ -109,7 +109,7 @@ type voter struct {
 
 // voter returns what counts of the observer among nodes.
 func (v *Vote) voter(nodes []pbxmesh.Node) voter {
-	w := voter{observer: v.Observer, site: v.siteName(), self: v.Self}
+	w := voter{observer: v.Observer, site: v.SiteName(), self: v.Self}
 	alone := !anyOutside(nodes, w.site)
 	for i := range nodes {
 		if !outside(&nodes[i], w.site, w.self, alone) {

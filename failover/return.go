@@ -30,6 +30,9 @@ import (
 // socket dead, 503, mesh address silent. Trouble within RelapseWithin of the last return
 // is a relapse, too, though the node is steady again. So a node that flaps goes out and
 // does not come back while it flaps: the answers of name servers stay.
+//
+// A node that was in trouble while every node was, or while it was not wanted in service,
+// is steady at once: nobody moved away from it to another one, or the operator knew.
 
 // Defaults of ReturnOptions.
 const (
@@ -60,10 +63,13 @@ type comeback struct {
 	trouble bool
 	at      time.Time     // of the last return; zero when there was none
 	hold    time.Duration // of the last return, or of the next one while in trouble
+	excused bool          // the trouble is no reason to come back slowly
 }
 
-// step takes in whether the node is in trouble at now.
-func (c *comeback) step(trouble bool, now time.Time, o *ReturnOptions) {
+// step takes in whether the node is in trouble at now, and whether trouble is excused now.
+func (c *comeback) step(trouble, excused bool, now time.Time, o *ReturnOptions) {
+	wasExcused := c.excused
+	c.excused = trouble && (c.excused || excused)
 	switch {
 	case trouble && !c.trouble:
 		hold := o.Hold
@@ -71,6 +77,8 @@ func (c *comeback) step(trouble bool, now time.Time, o *ReturnOptions) {
 			hold = min(max(2*c.hold, o.Hold), max(o.MaxHold, o.Hold))
 		}
 		c.trouble, c.hold = true, hold
+	case !trouble && c.trouble && wasExcused:
+		*c = comeback{}
 	case !trouble && c.trouble:
 		c.trouble, c.at = false, now
 	case !trouble && !c.at.IsZero() && !c.recent(now, o):
@@ -86,6 +94,8 @@ func (c *comeback) recent(now time.Time, o *ReturnOptions) bool {
 // told returns c as a vote tells it.
 func (c *comeback) told(now time.Time, o *ReturnOptions) Return {
 	switch {
+	case c.excused:
+		return Return{}
 	case c.trouble:
 		return Return{Hold: min(c.hold, maxHold)}
 	case !c.recent(now, o):

@@ -87,6 +87,59 @@ func TestReturn(t *testing.T) {
 	held(w, hold) // long ago
 }
 
+// TestReturnExcused: what all nodes went through, and what happens to a node that is not
+// wanted in service, is no reason to come back slowly.
+func TestReturnExcused(t *testing.T) {
+	t.Parallel()
+	const hold, ramp = 30 * time.Second, 100 * time.Second
+	w := newWorld(t, slowly(hold, ramp), buffalo, london)
+	w.run("b+ l+")
+	w.hears("london@london l-", "buffalo@buffalo b-") // each daemon of its own switch, and nobody can tell of the other
+	if s := w.tr.Mesh().State(london); s.Observed != down || s.Shed != pbxmesh.ShedAll || !w.tr.AllDown() {
+		t.Fatalf("all are down, and london is %+v", s)
+	}
+	w.hears("london@london l+", "ja b- l+", "ny b- l+")
+	if s := w.tr.Mesh().State(london); s.Observed != up || s.Shed != 0 {
+		t.Errorf("the first that is back: %+v", s)
+	}
+	w.hears("london@london l+", "ja b+ l+", "ny b+ l+")
+	if s := w.tr.Mesh().State(buffalo); s.Observed != up || s.Shed != 0 {
+		t.Errorf("the last that is back: %+v", s)
+	}
+	if o := w.tr.Vote(w.now).Nodes[buffalo].Return; o != (failover.Return{}) {
+		t.Errorf("this observer tells of a return: %+v", o)
+	}
+	w.hears("buffalo@buffalo b-", "ja b- l+", "ny b- l+")
+	w.hears("ja b+ l+", "ny b+ l+")
+	if s := w.tr.Mesh().State(buffalo); s.Shed != pbxmesh.ShedAll {
+		t.Errorf("a node that was down alone: %+v", s)
+	}
+
+	w = newWorld(t, slowly(hold, ramp), buffalo, london)
+	w.run("b+ l+")
+	for range 3 { // three restarts in a row of a node that is drained are no relapses
+		w.tr.SetWanted(w.tick(), london, pbxmesh.WantedDraining)
+		w.hears("ja b+ l-", "ny b+ l-")
+		if s := w.tr.Mesh().State(london); s.Observed != down {
+			t.Fatalf("london is %+v", s)
+		}
+		w.hears("ja b+ l+", "ny b+ l+")
+		w.tr.SetWanted(w.tick(), london, pbxmesh.WantedInService)
+		w.hears("ja b+ l+", "ny b+ l+")
+		if s := w.tr.Mesh().State(london); s.Observed != up || s.Shed != 0 {
+			t.Errorf("after a planned restart: %+v", s)
+		}
+	}
+	w.hears("ja b+ l-", "ny b+ l-")
+	w.hears("ja b+ l+", "ny b+ l+")
+	if s := w.after(hold - time.Second); s.Shed != pbxmesh.ShedAll {
+		t.Errorf("not planned: %+v", s)
+	}
+	if s := w.after(time.Second); s.Shed == pbxmesh.ShedAll {
+		t.Errorf("the hold of an only failure: %+v", s)
+	}
+}
+
 func TestReturnAtOnce(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, failover.Options{Observer: "la"}, buffalo, london)

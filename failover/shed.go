@@ -32,11 +32,12 @@ func trouble(n *node, v view, o *Options) string {
 }
 
 // settleShed computes how much of the new phones n gets, and reports whether that
-// changed. load is what the node's own daemon asks for.
-func (t *Tracker) settleShed(n *node, v view, load uint16, loadWhy string, now time.Time) bool {
+// changed. all says that every node is in trouble, or not wanted in service.
+func (t *Tracker) settleShed(n *node, all bool, now time.Time) bool {
 	o := &t.opts.Return
-	why := trouble(n, v, &t.opts)
-	n.comeback.step(why != "", now, o)
+	why := n.trouble
+	load, loadWhy := t.loadOf(n.info.ID)
+	n.comeback.step(why != "", all || n.state.Wanted != pbxmesh.WantedInService, now, o)
 	var shed uint16
 	if why != "" {
 		shed = pbxmesh.ShedAll

@@ -182,7 +182,7 @@ func (t *Tracker) SetMembers(now time.Time, nodes []pbxmesh.Node) {
 
 // site is that of this observer.
 func (t *Tracker) site() string {
-	return (&Vote{Observer: t.opts.Observer, Self: t.opts.Self, Site: t.opts.Site}).siteName()
+	return (&Vote{Observer: t.opts.Observer, Self: t.opts.Self, Site: t.opts.Site}).SiteName()
 }
 
 // outside reports whether an answer of n proves something of this observer's network.
@@ -304,37 +304,41 @@ func (t *Tracker) settle(now time.Time, changed bool) {
 		t.speak(n, n.view, now)
 		self.reaches = self.reaches || t.outside(n) && (n.word == WordAnswers || n.word == WordOverloaded)
 	}
-	var transitions []Transition
-	down := 0
+	down, troubled := 0, 0
 	for i := range t.members {
 		n := t.nodes[t.members[i].ID]
 		t.tallyUp(n, self, now)
-		v := n.view
-		old := n.state
-		n.state.Observed, n.reason = judge(n, v, &t.opts)
+		n.old = n.state
+		n.state.Observed, n.reason = judge(n, n.view, &t.opts)
 		if !n.tally.Few && (n.tally.Down() || !n.tally.Shaken()) {
 			n.firm = n.state.Observed
-		}
-		load, loadWhy := t.loadOf(n.info.ID)
-		sheds := t.settleShed(n, v, load, loadWhy, now)
-		n.state.Reason = n.reason
-		if n.shedWhy != "" && n.state.Observed == pbxmesh.ObservedUp {
-			n.state.Reason += "; " + n.shedWhy
 		}
 		if n.state.Observed == pbxmesh.ObservedDown {
 			down++
 		}
-		if n.state == old {
+		if n.trouble = trouble(n, n.view, &t.opts); n.trouble != "" || n.state.Wanted != pbxmesh.WantedInService {
+			troubled++
+		}
+	}
+	var transitions []Transition
+	for i := range t.members {
+		n := t.nodes[t.members[i].ID]
+		sheds := t.settleShed(n, troubled == len(t.members), now)
+		n.state.Reason = n.reason
+		if n.shedWhy != "" && n.state.Observed == pbxmesh.ObservedUp {
+			n.state.Reason += "; " + n.shedWhy
+		}
+		if n.state == n.old {
 			continue
 		}
 		changed = true
-		if n.state.Observed != old.Observed {
+		if n.state.Observed != n.old.Observed {
 			n.state.Since = now
 			n.transitions[n.state.Observed]++
-			transitions = append(transitions, Transition{Node: n.info.ID, Old: old, New: n.state, At: now})
+			transitions = append(transitions, Transition{Node: n.info.ID, Old: n.old, New: n.state, At: now})
 		}
 		if sheds {
-			t.logShed(n, old.Shed)
+			t.logShed(n, n.old.Shed)
 		}
 	}
 	if changed {

@@ -81,7 +81,7 @@ func (w *world) lease(id pbxmesh.NodeID, s failover.LeaseStatus, sw failover.Swi
 }
 
 // run reads a script: "b+" buffalo answers, "b-" is silent, "b!" refused, "b5"
-// overloaded, "bm-" and "bm+" its mesh address; "bF" fresh lease with the switch
+// overloaded, "b?" this observer was late; "bm-" and "bm+" its mesh address; "bF" fresh lease with the switch
 // alive, "bD" fresh and dead, "bX" expired, "bx" expired over a bad link, "bd" dead
 // over a bad link.
 func (w *world) run(script string) {
@@ -98,6 +98,8 @@ func (w *world) run(script string) {
 			w.probe(id, failover.OutcomeRefused)
 		case "5":
 			w.probe(id, failover.OutcomeOverloaded)
+		case "?":
+			w.probe(id, failover.OutcomeLate)
 		case "m-":
 			w.mesh(id, failover.OutcomeTimeout)
 		case "m+":

@@ -91,5 +91,5 @@ type SeenVote struct {
 	Seen time.Time
 }
 
-// siteName returns the site of the observer.
-func (v *Vote) siteName() string { return cmp.Or(v.Site, string(v.Self), v.Observer) }
+// SiteName returns the site of the observer.
+func (v *Vote) SiteName() string { return cmp.Or(v.Site, string(v.Self), v.Observer) }

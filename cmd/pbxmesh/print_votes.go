@@ -39,7 +39,7 @@ func percent(perMille int) string {
 	return fmt.Sprintf("%d %%", (perMille+5)/10)
 }
 
-// answers is "3 of 4": how many of the observers that count get an answer.
+// answers is "3 of 4": how many of the sites that can tell get an answer.
 func answers(v *control.Votes) string {
 	if v.Counted == 0 {
 		return ""
@@ -77,7 +77,7 @@ func printVotes(w io.Writer, r *control.NodesReply, now time.Time) error {
 	if _, err := io.WriteString(w, phones); err != nil {
 		return err
 	}
-	rows := [][]string{{"OBSERVER", "SAYS", "FOR", "MESH ADDRESS", "SWITCH", "HEARD"}}
+	rows := [][]string{{"OBSERVER", "SITE", "SAYS", "FOR", "MESH ADDRESS", "SWITCH", "HEARD"}}
 	for _, v := range n.Votes.Observers {
 		name := v.Observer
 		if v.Beside == n.ID {
@@ -87,12 +87,16 @@ func printVotes(w io.Writer, r *control.NodesReply, now time.Time) error {
 		if v.CutOff {
 			says += " (cut off)"
 		}
-		rows = append(rows, []string{name, says, span(v.For.Duration()), v.Mesh, v.Switch, span(v.Age.Duration()) + " ago"})
+		rows = append(rows, []string{name, v.Site, says, span(v.For.Duration()), v.Mesh, v.Switch, span(v.Age.Duration()) + " ago"})
 	}
 	if err := table(w, rows); err != nil {
 		return err
 	}
-	if _, err := fmt.Fprintf(w, "\n%d of %s count; it answers %d of them.\n", n.Votes.Counted, count(len(n.Votes.Observers), "observer"), n.Votes.Counted-n.Votes.Silent); err != nil {
+	enough := ""
+	if n.Votes.Counted < n.Votes.Needed {
+		enough = fmt.Sprintf(" The state stays: %d are needed to change it.", n.Votes.Needed)
+	}
+	if _, err := fmt.Fprintf(w, "\n%s can tell; it answers %d of them.%s\n", count(n.Votes.Counted, "site"), n.Votes.Counted-n.Votes.Silent, enough); err != nil {
 		return err
 	}
 	return printAlarms(w, r)

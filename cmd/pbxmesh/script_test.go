@@ -116,11 +116,11 @@ func fakeDaemon() control.Backend {
 		ID: "london", Mesh: netip.MustParseAddrPort("192.0.2.20:5090"),
 		Observed: "down", Wanted: "draining", Effective: "down", Reason: "no answer to 3 OPTIONS", SwitchConnected: &down,
 		WantedBy: "alice@ops", WantedReason: "new kernel", Drain: &control.Drain{Registrations: 3, Calls: 2},
-		Shed: 1000, ShedReason: "it is down", Votes: control.Votes{Counted: 4, Silent: 3, Answers: 1, Observers: []control.Vote{
-			{Observer: "buffalo", Beside: "buffalo", Phones: "silent", For: 2.3},
-			{Observer: "london", Beside: "london", Phones: "silent", For: 2.5, Age: 0.3, Switch: "dead"},
-			{Observer: "losangeles", Phones: "none", For: 9, Age: 0.4, CutOff: true},
-			{Observer: "singapore", Beside: "singapore", Phones: "answers", Mesh: "silent", For: 61, Age: 1.1},
+		Shed: 1000, ShedReason: "it is down", Votes: control.Votes{Counted: 4, Needed: 5, Silent: 3, Answers: 1, Observers: []control.Vote{
+			{Observer: "buffalo", Site: "buffalo", Beside: "buffalo", Phones: "silent", For: 2.3},
+			{Observer: "london", Site: "london", Beside: "london", Phones: "silent", For: 2.5, Age: 0.3, Switch: "dead"},
+			{Observer: "losangeles", Site: "losangeles", Phones: "none", For: 9, Age: 0.4, CutOff: true},
+			{Observer: "singapore", Site: "singapore", Beside: "singapore", Phones: "answers", Mesh: "silent", For: 61, Age: 1.1},
 		}},
 	}}
 	return control.Backend{

@@ -29,7 +29,7 @@ func (a *App) health(reply *control.NodesReply, now time.Time) func(*control.Nod
 		d := &details[at]
 		n.ShedReason = d.ShedWhy
 		n.Votes = control.Votes{
-			Counted: d.Tally.Counted, Answers: d.Tally.Answers, Doubted: d.Tally.Doubted,
+			Counted: d.Tally.Counted, Needed: d.Tally.Least, Answers: d.Tally.Answers, Doubted: d.Tally.Doubted,
 			Overloaded: d.Tally.Overloaded, Silent: d.Tally.Silent, Observers: []control.Vote{},
 		}
 		for i := range observers {
@@ -41,7 +41,7 @@ func (a *App) health(reply *control.NodesReply, now time.Time) func(*control.Nod
 func voteOn(id pbxmesh.NodeID, v *failover.SeenVote, now time.Time) control.Vote {
 	o := v.Nodes[id]
 	out := control.Vote{
-		Observer: v.Observer, Beside: v.Self, Phones: o.Phones.String(), For: control.SecondsOf(o.For),
+		Observer: v.Observer, Site: v.SiteName(), Beside: v.Self, Phones: o.Phones.String(), For: control.SecondsOf(o.For),
 		Age: control.SecondsOf(max(0, now.Sub(v.Seen))), CutOff: v.CutOff,
 	}
 	if o.Mesh != failover.WordNone {

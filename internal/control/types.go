@@ -123,10 +123,11 @@ type Node struct {
 	SwitchConnected *bool `json:"switch_connected,omitempty"`
 }
 
-// Votes is what the observers say of one node. Counted is how many of them count, and
-// the sum of the next four.
+// Votes is what the observers say of one node. Counted is how many sites have a word, the
+// sum of the next four, and Needed how many must have one for the state to change.
 type Votes struct {
 	Counted    int    `json:"counted"`
+	Needed     int    `json:"needed"`
 	Answers    int    `json:"answers"`
 	Doubted    int    `json:"doubted"`
 	Overloaded int    `json:"overloaded"`
@@ -137,6 +138,7 @@ type Votes struct {
 // Vote is what one observer says of one node.
 type Vote struct {
 	Observer string         `json:"observer"`
+	Site     string         `json:"site"`
 	Beside   pbxmesh.NodeID `json:"beside,omitempty"` // the observer's own node
 	Phones   string         `json:"phones"`           // "answers", "doubted", "overloaded", "silent", "none"
 	Mesh     string         `json:"mesh,omitempty"`
