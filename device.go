@@ -90,7 +90,7 @@ func SameDevice(a, b *Registration) bool {
 }
 
 // Superseded returns the registration that stands in for r, nil when r itself counts:
-// the newest one of the same device (SameDevice) on another node, one that takes calls
+// the newest one of the same device (SameDevice) on another node, one whose node takes calls
 // before one that does not. all are the registrations of r's address of record, expired
 // ones included; local is the node that asks, whose switch is there whatever others see,
 // "" for none.
@@ -101,14 +101,14 @@ func Superseded(r *Registration, all []*Registration, mesh *Mesh, local NodeID, 
 	if r.Since == StampUnknown || len(all) == 0 || len(all) == 1 && all[0] == r {
 		return nil
 	}
-	best, takes := r, mesh.takesCalls(r.Node, local)
+	best, rank := r, mesh.rank(r.Node, local)
 	for _, o := range all {
 		if o == nil || o.Node == r.Node || o.AOR != r.AOR || !o.Live(now) || !o.Since.Known(now) {
 			continue
 		}
-		t := mesh.takesCalls(o.Node, local)
-		if better := t && !takes || t == takes && o.newer(best, now); better && SameDevice(r, o) {
-			best, takes = o, t
+		t := mesh.rank(o.Node, local)
+		if better := t > rank || t == rank && o.newer(best, now); better && SameDevice(r, o) {
+			best, rank = o, t
 		}
 	}
 	if best == r {
@@ -130,13 +130,20 @@ func (r *Registration) newer(o *Registration, now time.Time) bool {
 	return r.Node > o.Node
 }
 
-// takesCalls reports whether a call to a phone of node id is tried and can get there.
-func (m *Mesh) takesCalls(id, local NodeID) bool {
+// rank orders nodes by what becomes of a call to a phone there: 2 it is tried, 1 it is tried
+// although the node is down for phones, 0 it is not tried or cannot get there.
+func (m *Mesh) rank(id, local NodeID) int {
 	if id == local {
-		return true
+		return 2
 	}
 	n, ok := m.Node(id)
-	return ok && n.Mesh.IsValid() && n.Mesh.Port() != 0 && m.State(id).Effective().TakesCalls()
+	switch s := m.State(id); {
+	case !ok || !n.Mesh.IsValid() || n.Mesh.Port() == 0 || !s.TakesCalls():
+		return 0
+	case s.Observed == ObservedDown:
+		return 1
+	}
+	return 2
 }
 
 // contactParts is a contact URI taken apart. It reads what a switch made of what a phone

@@ -155,6 +155,12 @@ func expires(d time.Duration) func(*Registration) {
 func TestSuperseded(t *testing.T) {
 	t.Parallel()
 	up, portless := meshOf("a", "b", "c"), meshOf("a", "b")
+	reached := func(id NodeID, m *Mesh, r MeshReach) *Mesh {
+		s := m.States[id]
+		s.Mesh = r
+		m.States[id] = s
+		return m
+	}
 	portless.Nodes["b"] = Node{ID: "b", Mesh: netip.MustParseAddrPort("192.0.2.1:0")}
 	for name, c := range map[string]struct {
 		r, o  *Registration
@@ -162,26 +168,29 @@ func TestSuperseded(t *testing.T) {
 		local NodeID
 		by    bool
 	}{
-		"the newer one counts":                    {phoneAt("a"), phoneAt("b", since(time.Second)), up, "", true},
-		"the older one does not":                  {phoneAt("a", since(time.Second)), phoneAt("b"), up, "", false},
-		"whatever expires":                        {phoneAt("a", expires(3*time.Hour)), phoneAt("b", since(1)), up, "", false},
-		"a tie is broken by the expiry":           {phoneAt("a"), phoneAt("b", expires(2*time.Hour)), up, "", true},
-		"then by the name":                        {phoneAt("a"), phoneAt("b"), up, "", true},
-		"another device":                          {phoneAt("a"), phoneAt("b", since(time.Second), contact("sip:1001@192.168.1.8:5060")), up, "", false},
-		"one that is over":                        {phoneAt("a"), phoneAt("b", since(time.Second), expires(0)), up, "", false},
-		"its node is down":                        {phoneAt("a"), phoneAt("b", since(time.Second)), meshOf("a", "-", "b"), "", false},
-		"no call gets to its node":                {phoneAt("a"), phoneAt("b", since(time.Second)), portless, "", false},
-		"its node is none":                        {phoneAt("a"), phoneAt("b", since(time.Second)), meshOf("a"), "", false},
-		"none is known to take calls":             {phoneAt("a"), phoneAt("b", since(time.Second)), nil, "", true},
-		"the switch that asks is there":           {phoneAt("a"), phoneAt("b", since(time.Second)), nil, "b", true},
-		"ours is down: the older one counts":      {phoneAt("a", since(time.Second)), phoneAt("b"), meshOf("b", "-", "a"), "", true},
-		"not on the switch that asks":             {phoneAt("a", since(time.Second)), phoneAt("b"), meshOf("b", "-", "a"), "a", false},
-		"found, not heard: anything heard counts": {phoneAt("a", stamp(StampFound)), phoneAt("b", stamp(StampFound+1)), up, "", true},
-		"both found: who expires later":           {phoneAt("b", stamp(StampFound)), phoneAt("a", stamp(StampFound), expires(2*time.Hour)), up, "", true},
-		"a daemon that claims nothing":            {phoneAt("a"), phoneAt("b", stamp(StampUnknown)), up, "", false},
-		"nor gives way":                           {phoneAt("a", stamp(StampUnknown)), phoneAt("b"), up, "", false},
-		"a clock days ahead":                      {phoneAt("a"), phoneAt("b", since(48*time.Hour)), up, "", false},
-		"loses to one that is right":              {phoneAt("a", since(48*time.Hour)), phoneAt("b"), up, "", true},
+		"the newer one counts":                       {phoneAt("a"), phoneAt("b", since(time.Second)), up, "", true},
+		"the older one does not":                     {phoneAt("a", since(time.Second)), phoneAt("b"), up, "", false},
+		"whatever expires":                           {phoneAt("a", expires(3*time.Hour)), phoneAt("b", since(1)), up, "", false},
+		"a tie is broken by the expiry":              {phoneAt("a"), phoneAt("b", expires(2*time.Hour)), up, "", true},
+		"then by the name":                           {phoneAt("a"), phoneAt("b"), up, "", true},
+		"another device":                             {phoneAt("a"), phoneAt("b", since(time.Second), contact("sip:1001@192.168.1.8:5060")), up, "", false},
+		"one that is over":                           {phoneAt("a"), phoneAt("b", since(time.Second), expires(0)), up, "", false},
+		"its node is down":                           {phoneAt("a"), phoneAt("b", since(time.Second)), meshOf("a", "-", "b"), "", false},
+		"its node's mesh address is silent":          {phoneAt("a"), phoneAt("b", since(time.Second)), reached("b", meshOf("a", "b"), MeshSilent), "", false},
+		"down, but calls get there":                  {phoneAt("a"), phoneAt("b", since(time.Second)), reached("b", meshOf("a", "-", "b"), MeshAnswers), "", false},
+		"down, but calls get there, and to no other": {phoneAt("a"), phoneAt("b", since(time.Second)), reached("b", meshOf("-", "a", "b"), MeshAnswers), "", true},
+		"no call gets to its node":                   {phoneAt("a"), phoneAt("b", since(time.Second)), portless, "", false},
+		"its node is none":                           {phoneAt("a"), phoneAt("b", since(time.Second)), meshOf("a"), "", false},
+		"none is known to take calls":                {phoneAt("a"), phoneAt("b", since(time.Second)), nil, "", true},
+		"the switch that asks is there":              {phoneAt("a"), phoneAt("b", since(time.Second)), nil, "b", true},
+		"ours is down: the older one counts":         {phoneAt("a", since(time.Second)), phoneAt("b"), meshOf("b", "-", "a"), "", true},
+		"not on the switch that asks":                {phoneAt("a", since(time.Second)), phoneAt("b"), meshOf("b", "-", "a"), "a", false},
+		"found, not heard: anything heard counts":    {phoneAt("a", stamp(StampFound)), phoneAt("b", stamp(StampFound+1)), up, "", true},
+		"both found: who expires later":              {phoneAt("b", stamp(StampFound)), phoneAt("a", stamp(StampFound), expires(2*time.Hour)), up, "", true},
+		"a daemon that claims nothing":               {phoneAt("a"), phoneAt("b", stamp(StampUnknown)), up, "", false},
+		"nor gives way":                              {phoneAt("a", stamp(StampUnknown)), phoneAt("b"), up, "", false},
+		"a clock days ahead":                         {phoneAt("a"), phoneAt("b", since(48*time.Hour)), up, "", false},
+		"loses to one that is right":                 {phoneAt("a", since(48*time.Hour)), phoneAt("b"), up, "", true},
 	} {
 		got := Superseded(c.r, []*Registration{c.r, nil, c.o}, c.mesh, c.local, recordTime)
 		if c.by != (got == c.o) || !c.by && got != nil {
@@ -215,7 +224,7 @@ func TestOneOfEachDeviceCounts(t *testing.T) {
 		rng := rand.New(rand.NewPCG(seed, 1))
 		m := meshOf(nodes...)
 		for _, id := range nodes {
-			m.States[id] = NodeState{Observed: Observed(rng.IntN(4)), Wanted: Wanted(rng.IntN(3))}
+			m.States[id] = NodeState{Observed: Observed(rng.IntN(4)), Wanted: Wanted(rng.IntN(3)), Mesh: MeshReach(rng.IntN(3))}
 		}
 		local := append(nodes, "")[rng.IntN(5)]
 		var all []*Registration
@@ -245,8 +254,8 @@ func TestOneOfEachDeviceCounts(t *testing.T) {
 				t.Fatalf("seed %d: none of %s counts", seed, device)
 			}
 			for _, r := range regs {
-				takes, better := m.takesCalls(r.Node, local), m.takesCalls(c.Node, local)
-				if takes && !better || takes == better && r != c && r.newer(c, recordTime) {
+				rank, best := m.rank(r.Node, local), m.rank(c.Node, local)
+				if rank > best || rank == best && r != c && r.newer(c, recordTime) {
 					t.Fatalf("seed %d: %v counts, %v is better", seed, c, r)
 				}
 			}

@@ -184,10 +184,37 @@ func (e Effective) TakesCalls() bool { return e <= EffectiveDraining }
 // TakesPhones reports whether DNS may send phones to such a node.
 func (e Effective) TakesPhones() bool { return e <= EffectiveSuspect }
 
+// MeshReach is what this node's own probes say of another node's mesh address. Calls between
+// two nodes are a matter of those two: what others reach does not count.
+type MeshReach uint8
+
+// The states of a mesh address. Unknown is one that this observer does not probe: a name
+// server, the node itself, or a daemon that is cut off.
+const (
+	MeshUnknown MeshReach = iota
+	MeshAnswers
+	MeshSilent
+)
+
+// String returns the word that listings use.
+func (r MeshReach) String() string {
+	switch r {
+	case MeshAnswers:
+		return "answers"
+	case MeshSilent:
+		return "silent"
+	default:
+		return "unknown"
+	}
+}
+
 // NodeState is one node's state as one observer sees it.
 type NodeState struct {
 	Observed Observed
 	Wanted   Wanted
+
+	// Mesh is whether calls from here get there.
+	Mesh MeshReach
 
 	// Since is when Observed last changed.
 	Since time.Time
@@ -221,6 +248,19 @@ func (s NodeState) Effective() Effective {
 	default:
 		return EffectiveSuspect
 	}
+}
+
+// TakesCalls reports whether calls to phones on the node are tried. Where this node's own
+// probes know of the mesh address they decide: a node whose address for phones is shut takes
+// calls as long as its mesh address answers, and nobody waits for one that does not.
+func (s NodeState) TakesCalls() bool {
+	switch {
+	case s.Wanted == WantedOut, s.Mesh == MeshSilent:
+		return false
+	case s.Mesh == MeshAnswers:
+		return true
+	}
+	return s.Effective().TakesCalls()
 }
 
 // Mesh is one immutable picture of all nodes, taken at once: a call, a DNS query

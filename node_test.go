@@ -58,14 +58,37 @@ func TestEffective(t *testing.T) {
 	}
 }
 
+// TestTakesCalls: what this node's own probes know of a mesh address goes before what all see.
+func TestTakesCalls(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		state NodeState
+		want  bool
+	}{
+		{NodeState{}, true},
+		{NodeState{Observed: ObservedDown}, false},
+		{NodeState{Observed: ObservedDown, Mesh: MeshAnswers}, true},
+		{NodeState{Observed: ObservedDown, Mesh: MeshSilent}, false},
+		{NodeState{Observed: ObservedUp, Mesh: MeshSilent}, false},
+		{NodeState{Observed: ObservedUp, Wanted: WantedDraining, Mesh: MeshAnswers}, true},
+		{NodeState{Observed: ObservedUp, Wanted: WantedDraining, Mesh: MeshSilent}, false},
+		{NodeState{Observed: ObservedUp, Wanted: WantedOut, Mesh: MeshAnswers}, false},
+	} {
+		if got := tt.state.TakesCalls(); got != tt.want {
+			t.Errorf("%+v (%s): %v", tt.state, tt.state.Mesh, got)
+		}
+	}
+}
+
 func TestStateWords(t *testing.T) {
 	t.Parallel()
 	got := []string{
 		ObservedUnknown.String(), ObservedUp.String(), ObservedSuspect.String(), ObservedDown.String(), Observed(99).String(),
 		WantedInService.String(), WantedDraining.String(), WantedOut.String(),
 		EffectiveUp.String(), EffectiveSuspect.String(), EffectiveDraining.String(), EffectiveDown.String(), EffectiveOut.String(),
+		MeshUnknown.String(), MeshAnswers.String(), MeshSilent.String(),
 	}
-	const want = "unknown up suspect down unknown|in service|draining out up suspect draining down out"
+	const want = "unknown up suspect down unknown|in service|draining out up suspect draining down out unknown answers silent"
 	if s := strings.Join(got, " "); s != strings.ReplaceAll(want, "|", " ") {
 		t.Errorf("got %s", s)
 	}

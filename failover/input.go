@@ -145,7 +145,7 @@ type LeaseReport struct {
 	At time.Time
 }
 
-// Transition is one change of a node's observed or wanted state.
+// Transition is one change of a node's observed or wanted state, or of whether calls go there.
 type Transition struct {
 	Node     pbxmesh.NodeID
 	Old, New pbxmesh.NodeState

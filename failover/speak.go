@@ -43,6 +43,20 @@ func (t *Tracker) meshWord(n *node) Word {
 	return WordAnswers
 }
 
+// meshReach is what calls from Self to n go by.
+func (t *Tracker) meshReach(n *node) pbxmesh.MeshReach {
+	p := &n.paths[PathMesh]
+	switch {
+	case t.opts.Self == "" || n.info.ID == t.opts.Self || !p.probed() || t.cutOff || p.last.Outcome == OutcomeLate:
+		return pbxmesh.MeshUnknown
+	case p.quiet:
+		return pbxmesh.MeshSilent
+	case p.silent > 0:
+		return pbxmesh.MeshUnknown
+	}
+	return pbxmesh.MeshAnswers
+}
+
 // Vote returns this observer's vote at now.
 func (t *Tracker) Vote(now time.Time) Vote {
 	t.mu.Lock()

@@ -309,6 +309,7 @@ func (t *Tracker) settle(now time.Time, changed bool) {
 		n := t.nodes[t.members[i].ID]
 		t.tallyUp(n, self, now)
 		n.old = n.state
+		n.state.Mesh = t.meshReach(n)
 		n.state.Observed, n.reason = judge(n, n.view, &t.opts)
 		if !n.tally.Few && (n.tally.Down() || !n.tally.Shaken()) {
 			n.firm = n.state.Observed
@@ -335,6 +336,8 @@ func (t *Tracker) settle(now time.Time, changed bool) {
 		if n.state.Observed != n.old.Observed {
 			n.state.Since = now
 			n.transitions[n.state.Observed]++
+		}
+		if n.state.Observed != n.old.Observed || n.state.TakesCalls() != n.old.TakesCalls() {
 			transitions = append(transitions, Transition{Node: n.info.ID, Old: n.old, New: n.state, At: now})
 		}
 		if sheds {
@@ -461,6 +464,7 @@ func (t *Tracker) announce(tr Transition) {
 		"old", tr.Old.Observed.String(), "new", tr.New.Observed.String(),
 		"wanted", tr.New.Wanted.String(),
 		"effective", tr.New.Effective().String(), "was_effective", tr.Old.Effective().String(),
+		"takes_calls", tr.New.TakesCalls(),
 		"reason", tr.New.Reason)
 	if t.opts.OnTransition != nil {
 		t.opts.OnTransition(tr)

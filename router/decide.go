@@ -172,12 +172,16 @@ func judge(in *Input, r *pbxmesh.Registration) verdict {
 
 	state := in.Mesh.State(r.Node)
 	v := verdict{held: true, detail: state.Reason}
-	switch state.Effective() {
-	case pbxmesh.EffectiveDown:
-		v.why = WhyNodeDown
-		return v
-	case pbxmesh.EffectiveOut:
+	switch {
+	case state.TakesCalls():
+	case state.Wanted == pbxmesh.WantedOut:
 		v.why = WhyNodeOut
+		return v
+	case state.Mesh == pbxmesh.MeshSilent && state.Observed != pbxmesh.ObservedDown:
+		v.why = WhyMeshSilent
+		return v
+	default:
+		v.why = WhyNodeDown
 		return v
 	}
 	node, ok := in.Mesh.Node(r.Node)
@@ -196,6 +200,8 @@ func judge(in *Input, r *pbxmesh.Registration) verdict {
 	// The group follows from what is observed, not from the effective state: a
 	// draining node may be suspect at the same time.
 	switch {
+	case state.Observed == pbxmesh.ObservedDown:
+		v.what, v.why = RingsNext, WhyMeshAnswers
 	case state.Observed == pbxmesh.ObservedSuspect:
 		v.what, v.why = RingsNext, WhyNodeSuspect
 	case state.Observed != pbxmesh.ObservedUp:

@@ -88,6 +88,23 @@ func TestDecide(t *testing.T) {
 			want: "routed: singapore (192.0.2.3:5090, 1 device)", whys: []string{"left-out node-down", "rings node-up"},
 		},
 		{
+			name: "calls do not wait for a mesh address that is silent", mesh: towns(reached("london", pbxmesh.MeshSilent)),
+			regs: regs(device("london"), device("singapore")),
+			want: "routed: singapore (192.0.2.3:5090, 1 device)", whys: []string{"left-out mesh-silent", "rings node-up"},
+		},
+		{
+			name: "down for phones, and calls get there",
+			mesh: towns(observed("london", pbxmesh.ObservedDown, "no answer"), reached("london", pbxmesh.MeshAnswers)),
+			regs: regs(device("london"), device("singapore")),
+			want: "routed: singapore (192.0.2.3:5090, 1 device), then london (192.0.2.2:5090, 1 device)",
+			whys: []string{"rings-next mesh-answers", "rings node-up"},
+		},
+		{
+			name: "out, and calls would get there",
+			mesh: towns(wanted("london", pbxmesh.WantedOut), reached("london", pbxmesh.MeshAnswers)),
+			regs: regs(device("london")), want: "unreachable", whys: []string{"left-out node-out"},
+		},
+		{
 			name: "out is left out", mesh: towns(wanted("london", pbxmesh.WantedOut)),
 			regs: regs(device("london"), device("singapore")),
 			want: "routed: singapore (192.0.2.3:5090, 1 device)", whys: []string{"left-out node-out", "rings node-up"},

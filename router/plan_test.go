@@ -102,7 +102,7 @@ func TestPlanJSONGolden(t *testing.T) {
 // TestWords: every value has a word and a text of its own, and the words come back.
 func TestWords(t *testing.T) {
 	t.Parallel()
-	if len(whyWords) != int(WhyMoved)+1 || len(whyTexts) != len(whyWords) ||
+	if len(whyWords) != int(WhyMeshAnswers)+1 || len(whyTexts) != len(whyWords) ||
 		len(whatWords) != int(RingsNext)+1 || len(resultWords) != int(ResultUnreachable)+1 {
 		t.Fatal("a value without a word")
 	}

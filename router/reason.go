@@ -33,7 +33,7 @@ func (w *What) UnmarshalText(text []byte) error {
 // Why is the rule that led to a What.
 type Why uint8
 
-// The rules. Those up to WhyNodeUnknown ring, the others leave out.
+// The rules. Those up to WhyNodeUnknown and the last one ring, the others leave out.
 const (
 	WhyLocal        Why = iota // a device of this switch
 	WhyNodeUp                  // the remote node is up
@@ -50,12 +50,14 @@ const (
 	WhyOtherAOR                // the record is of another address: a fault of who asked
 	WhyTooMany                 // more than MaxTargets
 	WhyMoved                   // the same phone has registered on another node since
+	WhyMeshSilent              // the mesh address does not answer this node
+	WhyMeshAnswers             // rings: down for phones, and its mesh address answers this node
 )
 
 var whyWords = [...]string{
 	"local", "node-up", "node-draining", "node-suspect", "node-unknown", "node-down", "node-out",
 	"not-a-member", "no-mesh-address", "expired", "mesh-call", "bad-profile", "other-address", "too-many",
-	"moved",
+	"moved", "mesh-silent", "mesh-answers",
 }
 
 // whyTexts are for people; the words above are for scripts.
@@ -75,6 +77,8 @@ var whyTexts = [...]string{
 	"the record is of another address",
 	"the plan has its full number of targets",
 	"the phone has registered on another node since",
+	"the node's mesh address does not answer this node",
+	"the node is down for phones, but its mesh address answers this node: healthy ones ring first",
 }
 
 // String returns the word that JSON and metrics use: "node-down".

@@ -72,6 +72,10 @@ func observed(id pbxmesh.NodeID, o pbxmesh.Observed, reason string) func(*pbxmes
 	return func(m *pbxmesh.Mesh) { s := m.States[id]; s.Observed, s.Reason = o, reason; m.States[id] = s }
 }
 
+func reached(id pbxmesh.NodeID, r pbxmesh.MeshReach) func(*pbxmesh.Mesh) {
+	return func(m *pbxmesh.Mesh) { s := m.States[id]; s.Mesh = r; m.States[id] = s }
+}
+
 func wanted(id pbxmesh.NodeID, w pbxmesh.Wanted) func(*pbxmesh.Mesh) {
 	return func(m *pbxmesh.Mesh) { s := m.States[id]; s.Wanted = w; m.States[id] = s }
 }

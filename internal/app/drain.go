@@ -72,7 +72,7 @@ func (a *App) startWishes() {
 }
 
 func (a *App) takesCalls(node pbxmesh.NodeID) bool {
-	return a.tracker.Mesh().State(node).Effective().TakesCalls()
+	return a.tracker.Mesh().State(node).TakesCalls()
 }
 
 // pace is what the other nodes can take now.

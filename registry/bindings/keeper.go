@@ -195,7 +195,7 @@ func (k *Keeper) NodesChanged() {
 	takes := map[pbxmesh.NodeID]bool{}
 	if mesh != nil {
 		for id := range mesh.Nodes {
-			takes[id] = mesh.State(id).Effective().TakesCalls()
+			takes[id] = mesh.State(id).TakesCalls()
 		}
 	}
 	k.mu.Lock()

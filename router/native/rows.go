@@ -370,7 +370,7 @@ func indexWant(wants []want, node pbxmesh.NodeID) int {
 // usable returns where calls to node go, and whether any do.
 func usable(mesh *pbxmesh.Mesh, id pbxmesh.NodeID) (netip.AddrPort, bool) {
 	node, ok := mesh.Node(id)
-	if !ok || !mesh.State(id).Effective().TakesCalls() {
+	if !ok || !mesh.State(id).TakesCalls() {
 		return netip.AddrPort{}, false
 	}
 	return meshAddr(node.Mesh)

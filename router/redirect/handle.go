@@ -197,7 +197,7 @@ func (s *Server) invite(w *worker) (reply, target) {
 		return status(sip.StatusNotFound), tg
 	}
 	node, ok := mesh.Node(s.opt.DefaultNode)
-	if !ok || !node.Mesh.Addr().Is4() || !mesh.State(s.opt.DefaultNode).Effective().TakesCalls() {
+	if !ok || !node.Mesh.Addr().Is4() || !mesh.State(s.opt.DefaultNode).TakesCalls() {
 		return status(sip.StatusTemporarilyUnavailable), tg
 	}
 	tg.fallback = true
