@@ -99,9 +99,8 @@ func (c *Choices) For(client netip.Addr) (*Decision, netip.Prefix) {
 func (c *Choices) variants(order int) *variants {
 	v := &variants{}
 	for _, cand := range candidates(c.mesh, c.plan.orders[order]) {
-		s := c.mesh.States[cand.id]
-		if cand.state.TakesPhones() && s.Shed > 0 && s.Shed < pbxmesh.ShedAll && len(v.shedders) < maxShedders {
-			v.shedders = append(v.shedders, shedder{cand.id, nodeHash(cand.id), s.Shed})
+		if cand.sheds > 0 && cand.sheds < pbxmesh.ShedAll && len(v.shedders) < maxShedders {
+			v.shedders = append(v.shedders, shedder{cand.id, nodeHash(cand.id), cand.sheds})
 		}
 	}
 	v.byRefusal = make([]atomic.Pointer[Decision], 1<<len(v.shedders))

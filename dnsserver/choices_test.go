@@ -175,6 +175,7 @@ func TestShedIsIgnoredWhenNobodyIsLeft(t *testing.T) {
 	}{
 		{"all shed everything: the order stands", [3]uint16{1000, 1000, 1000}, []pbxmesh.NodeID{buffalo, london, singapore}},
 		{"all but one shed everything", [3]uint16{1000, 1000, 0}, []pbxmesh.NodeID{singapore, buffalo, london}},
+		{"all shed alike: the order stands", [3]uint16{700, 700, 700}, []pbxmesh.NodeID{buffalo, london, singapore}},
 		{"the least shedding first", [3]uint16{1000, 999, 1000}, []pbxmesh.NodeID{london, buffalo, singapore}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -198,6 +199,7 @@ func TestManySheddersMakeFewDecisions(t *testing.T) {
 		mesh.Nodes[id] = pbxmesh.Node{ID: id, Addresses: addrs("192.0.2.1")}
 		mesh.States[id] = inService(500)
 	}
+	mesh.States["node49"] = inService(0) // or all would shed alike
 	c := NewChoices(mesh, nil)
 	seen := make(map[*Decision]bool)
 	first := make(map[pbxmesh.NodeID]int)

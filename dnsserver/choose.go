@@ -48,7 +48,8 @@ type candidate struct {
 	state pbxmesh.Effective
 	class pbxmesh.Effective
 	rank  int
-	shed  uint16 // 0 for a node that takes the client
+	sheds uint16 // of the clients, beyond what all nodes shed; see relative
+	shed  uint16 // the same for a node that refuses the client, 0 for one that takes it
 }
 
 // candidates returns all of them, best first. Nodes that are not in order follow it by
@@ -69,8 +70,30 @@ func candidates(mesh *pbxmesh.Mesh, order []pbxmesh.NodeID) []candidate {
 		s := mesh.States[id]
 		out = append(out, candidate{id: id, state: s.Effective(), class: class(s), rank: rank})
 	}
+	relative(mesh, out)
 	slices.SortFunc(out, compare)
 	return out
+}
+
+// relative fills in how much each node sheds beyond the one that takes phones and sheds
+// least: 0 to ShedAll per mille. Sending phones away helps only where another node has it better,
+// so when all shed alike, nobody moves.
+func relative(mesh *pbxmesh.Mesh, all []candidate) {
+	least := uint16(pbxmesh.ShedAll)
+	for i := range all {
+		if all[i].state.TakesPhones() {
+			least = min(least, mesh.States[all[i].id].Shed)
+		}
+	}
+	if least >= pbxmesh.ShedAll {
+		return
+	}
+	for i := range all {
+		if all[i].state.TakesPhones() {
+			beyond := uint32(mesh.States[all[i].id].Shed - least)
+			all[i].sheds = uint16(beyond * pbxmesh.ShedAll / uint32(pbxmesh.ShedAll-least)) //nolint:gosec // at most ShedAll
+		}
+	}
 }
 
 func compare(a, b candidate) int {
@@ -83,7 +106,8 @@ func compare(a, b candidate) int {
 //
 // A suspect node keeps its place: one lost probe must not move phones, and a second
 // name server would have lost another one. A node that refuses the client stands behind
-// those that take it, and the one that sheds least comes first when all refuse.
+// those that take it, and the one that sheds least comes first when all refuse. What all
+// shed alike does not count.
 // Draining, down and out nodes, and nodes without an address, are left out.
 //
 // Panic rule: when fewer than half of the nodes that the operator wants in service take
@@ -106,8 +130,8 @@ func decide(mesh *pbxmesh.Mesh, order []pbxmesh.NodeID, refuse func(pbxmesh.Node
 			continue
 		}
 		taking++
-		if s.Shed > 0 && refuse(c.id, s.Shed) {
-			c.shed = s.Shed
+		if c.sheds > 0 && refuse(c.id, c.sheds) {
+			c.shed = c.sheds
 		}
 	}
 	if d.Panic = panics(len(all), taking, wanted); d.Panic {

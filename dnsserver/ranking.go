@@ -54,7 +54,8 @@ type Why struct {
 	// in it follow by name.
 	Nodes []pbxmesh.NodeID
 
-	// Refuses are the nodes that shed client's network (pbxmesh.NodeState.Shed).
+	// Refuses are the nodes that shed client's network (pbxmesh.NodeState.Shed), beyond what
+	// all nodes shed.
 	Refuses []pbxmesh.NodeID
 }
 
@@ -72,20 +73,13 @@ func (c *Choices) Why(client netip.Addr) Why {
 	w.Nodes = slices.Clone(c.plan.orders[order])
 	w.Located = order >= c.plan.located
 	unit := unitOf(client)
-	for id, s := range c.states() {
-		if refuses(nodeHash(id), unit, s.Shed) {
-			w.Refuses = append(w.Refuses, id)
+	for _, cand := range candidates(c.mesh, nil) {
+		if refuses(nodeHash(cand.id), unit, cand.sheds) {
+			w.Refuses = append(w.Refuses, cand.id)
 		}
 	}
 	slices.Sort(w.Refuses)
 	return w
-}
-
-func (c *Choices) states() map[pbxmesh.NodeID]pbxmesh.NodeState {
-	if c.mesh == nil {
-		return nil
-	}
-	return c.mesh.States
 }
 
 func longest(networks []Network, client netip.Addr) netip.Prefix {
