@@ -17,22 +17,23 @@ import (
 
 var update = flag.Bool("update", false, "write the table of docs/failover.md anew")
 
-// model is a mesh of sites: three with nodes, and name servers at sites of their own. Its
+// model is a mesh of sites: two or three with nodes, and name servers at sites of their own. Its
 // observers' words are made by trackers that probe; the verdict is that of a name
 // server that hears the votes.
 type model struct {
-	sites   [3]string
+	sites   []string
 	nodes   []pbxmesh.Node
 	servers []string
 	heard   map[string]failover.Vote // what an observer says, by all that it depends on
 }
 
-func newModel(sizes [3]int, servers int) *model {
-	m := &model{sites: [3]string{"x", "y", "z"}, heard: map[string]failover.Vote{}}
-	for s, size := range sizes {
-		for i := range size {
-			n := member(pbxmesh.NodeID(fmt.Sprint(m.sites[s], i+1)), byte(10*s+i+1))
-			n.Site = m.sites[s]
+func newModel(sizes []int, servers int) *model {
+	m := &model{heard: map[string]failover.Vote{}}
+	for s, site := range []string{"x", "y", "z"}[:len(sizes)] {
+		m.sites = append(m.sites, site)
+		for i := range sizes[s] {
+			n := member(pbxmesh.NodeID(fmt.Sprint(site, i+1)), byte(10*s+i+1))
+			n.Site = site
 			m.nodes = append(m.nodes, n)
 		}
 	}
@@ -155,7 +156,7 @@ func situations() []situation {
 	}
 	cutOff := func(m *model, site string) *broken {
 		b := &broken{cut: map[[2]string]bool{}}
-		for _, o := range append(m.sites[:], m.servers...) {
+		for _, o := range append(slices.Clone(m.sites), m.servers...) {
 			if o != site {
 				b.cut[[2]string{site, o}] = true
 			}
@@ -315,7 +316,7 @@ func TestSituations(t *testing.T) {
 			for servers := 2; servers <= 4; servers++ {
 				t.Run(fmt.Sprint(size, servers), func(t *testing.T) {
 					t.Parallel()
-					m := newModel(size, servers)
+					m := newModel(size[:], servers)
 					for i, s := range situations() {
 						for _, b := range s.worlds(m) {
 							tried[i].Add(1)
@@ -374,14 +375,14 @@ func TestAnyCut(t *testing.T) {
 		for servers := 2; servers <= 4 && !(raceDetector && servers == 4); servers++ {
 			t.Run(fmt.Sprint(size, servers), func(t *testing.T) {
 				t.Parallel()
-				anyCut(t, newModel(size, servers))
+				anyCut(t, newModel(size[:], servers))
 			})
 		}
 	}
 }
 
 func anyCut(t *testing.T, m *model) {
-	outsiders := append(m.sites[:], m.servers...)
+	outsiders := append(slices.Clone(m.sites), m.servers...)
 	// A name server's links are one of eight patterns, and name servers are alike.
 	patterns := [][]int{{}}
 	for range m.servers {
@@ -415,7 +416,7 @@ func anyCut(t *testing.T, m *model) {
 					if s == n.Site {
 						continue
 					}
-					switch somewhere := slices.ContainsFunc(m.sites[:], func(o string) bool { return o != s && reaches(s, o) }); {
+					switch somewhere := slices.ContainsFunc(m.sites, func(o string) bool { return o != s && reaches(s, o) }); {
 					case reaches(s, n.Site):
 						yes++
 						connected++
@@ -439,11 +440,35 @@ func anyCut(t *testing.T, m *model) {
 	}
 }
 
+// TestTwoSites: with nodes at two sites only, nobody at one of them has a witness against the
+// other, and the name servers decide.
+func TestTwoSites(t *testing.T) {
+	t.Parallel()
+	m := newModel([]int{5, 2}, 2)
+	for name, tc := range map[string]struct {
+		b           broken
+		soon, later string
+	}{
+		"the link between them breaks":           {broken{cut: map[[2]string]bool{{"x", "y"}: true}}, "[]", "[]"},
+		"phones cannot reach one, neighbours do": {broken{blocked: map[string]bool{"x": true}}, "[x1 x2 x3 x4 x5]", "[x1 x2 x3 x4 x5]"},
+		"one is cut off":                         {broken{cut: map[[2]string]bool{{"x", "y"}: true, {"y", "ns1"}: true, {"y", "ns2"}: true}}, "[y1 y2]", "[y1 y2]"},
+		"a switch is dead":                       {broken{dead: map[pbxmesh.NodeID]bool{"y2": true}}, "[y2]", "[y2]"},
+		"all of one are dead":                    {broken{dead: map[pbxmesh.NodeID]bool{"y1": true, "y2": true}}, "[y1 y2]", "[y1 y2]"},
+		"a name server loses one":                {broken{cut: map[[2]string]bool{{"y", "ns2"}: true}}, "[]", "[]"},
+		"a name server alone is left, and loses one": {broken{lost: map[string]bool{"ns2": true},
+			stalled: map[string]bool{"x1": true, "x2": true, "x3": true, "x4": true, "x5": true, "y1": true, "y2": true, "ns1": true}}, "[]", "[x1 x2 x3 x4 x5]"},
+	} {
+		if soon, later := m.down(&tc.b); fmt.Sprint(soon) != tc.soon || fmt.Sprint(later) != tc.later {
+			t.Errorf("%s: down %v, then %v; want %s and %s", name, soon, later, tc.soon, tc.later)
+		}
+	}
+}
+
 // TestSoloObserver: nothing but an own daemon's word or the lapse of time lets one
 // observer decide, however many nodes stand beside it.
 func TestSoloObserver(t *testing.T) {
 	t.Parallel()
-	m := newModel([3]int{5, 2, 1}, 2)
+	m := newModel([]int{5, 2, 1}, 2)
 	b := &broken{lost: map[string]bool{}}
 	for i := range m.nodes {
 		if m.nodes[i].Site == "y" {
