@@ -454,7 +454,9 @@ func TestTwoSites(t *testing.T) {
 		"one is cut off":                         {broken{cut: map[[2]string]bool{{"x", "y"}: true, {"y", "ns1"}: true, {"y", "ns2"}: true}}, "[y1 y2]", "[y1 y2]"},
 		"a switch is dead":                       {broken{dead: map[pbxmesh.NodeID]bool{"y2": true}}, "[y2]", "[y2]"},
 		"all of one are dead":                    {broken{dead: map[pbxmesh.NodeID]bool{"y1": true, "y2": true}}, "[y1 y2]", "[y1 y2]"},
-		"a name server loses one":                {broken{cut: map[[2]string]bool{{"y", "ns2"}: true}}, "[]", "[]"},
+		"a switch is dead, and all who could see it from outside are stalled": {broken{dead: map[pbxmesh.NodeID]bool{"x1": true},
+			stalled: map[string]bool{"y1": true, "y2": true, "ns1": true, "ns2": true}}, "[]", "[x1]"},
+		"a name server loses one": {broken{cut: map[[2]string]bool{{"y", "ns2"}: true}}, "[]", "[]"},
 		"a name server alone is left, and loses one": {broken{lost: map[string]bool{"ns2": true},
 			stalled: map[string]bool{"x1": true, "x2": true, "x3": true, "x4": true, "x5": true, "y1": true, "y2": true, "ns1": true}}, "[]", "[x1 x2 x3 x4 x5]"},
 	} {
