@@ -69,9 +69,9 @@ bench-failover: ## How soon a failure changes DNS answers: ROUNDS= KIND= FREESWI
 	PBXMESH_BENCH_FAILOVER='$(or $(ROUNDS),20)' PBXMESH_BENCH_KIND='$(KIND)' PBXMESH_FREESWITCH='$(or $(FREESWITCH),$(PBXMESH_FREESWITCH))' \
 	  $(GO) test -count=1 -v -timeout 60m -run '^TestBenchFailover$$' ./internal/e2e/health
 
-soak-failover: ## A flapping node and one that loses 30 % of its packets, for DURATION= (10m) at once, as root
+soak-failover: ## A flapping node, one that loses 30 % of its packets, and stalls, for DURATION= (10m) at once, as root
 	@scripts/deps.sh
-	PBXMESH_SOAK_FAILOVER='$(or $(DURATION),10m)' $(GO) test -count=1 -v -timeout 24h -parallel 2 -run '^Test(FlappingNode|LossyNode)$$' ./internal/e2e/health
+	PBXMESH_SOAK_FAILOVER='$(or $(DURATION),10m)' $(GO) test -count=1 -v -timeout 24h -parallel 2 -run '^Test(FlappingNode|LossyNode|Stalls)$$' ./internal/e2e/health
 
 bench-drain: ## Drain a simulated node: PHONES=1000 CALLS=50 PACE=100; registrations by second, calls cut, time
 	PBXMESH_BENCH_DRAIN='$(or $(PHONES),1000) $(or $(CALLS),50) $(or $(PACE),100)' $(GO) test -count=1 -v -timeout 60m -run '^TestBenchDrain$$' ./internal/e2e
@@ -90,7 +90,7 @@ test-freeswitch: ## Run the scenarios on real switches: FREESWITCH=/path/to/free
 	@if [ ! -x '$(FREESWITCH)' ]; then \
 	  echo '$(FREESWITCH) is no program that can be run' >&2; exit 2; fi
 	PBXMESH_FREESWITCH='$(FREESWITCH)' $(GO) test -count=1 -p 1 -parallel 1 -timeout 20m -v -run 'Scenario' \
-	  ./fixtures/realswitch ./registry/feed ./router/native ./router/socket ./internal/fsconf ./internal/doctor ./internal/e2e ./internal/e2e/phones ./internal/e2e/byname
+	  ./fixtures/realswitch ./registry/feed ./router/native ./router/socket ./internal/fsconf ./internal/doctor ./internal/e2e ./internal/e2e/health ./internal/e2e/phones ./internal/e2e/byname
 
 # In a network namespace: two switches with the ports that FusionPBX gives them. What is to
 # be downloaded is fetched before.

@@ -47,7 +47,8 @@ type pace struct {
 // lab is a mesh of processes: three nodes, two name servers, a Redis.
 type lab struct {
 	t       *testing.T
-	netns   *network // nil: everything on loopback addresses
+	netns   *network            // nil: everything on loopback addresses
+	store   *registrytest.Redis // nil in namespaces
 	pace    pace
 	redis   string // URL
 	nodes   []*host
@@ -81,7 +82,8 @@ func newLab(t *testing.T, p pace, namespaces bool) *lab {
 		l.netns = newNetwork(t)
 		l.redis = l.netns.startRedis(t)
 	} else {
-		l.redis = registrytest.StartRedis(t).URL()
+		l.store = registrytest.StartRedis(t)
+		l.redis = l.store.URL()
 	}
 	for i, name := range []string{"london", "buffalo", "singapore", "losangeles", "jacksonville"} {
 		h := &host{lab: l, name: name, addr: netip.AddrFrom4([4]byte{127, 0, 40, byte(i + 1)})}
