@@ -56,7 +56,8 @@ type Node struct {
 	Location Location `json:"location,omitzero"`
 
 	// Capacity is how many registrations the node is meant to hold at most; 0 is not
-	// known. It bounds what a drain may send there, and refuses nobody.
+	// known. It bounds what a drain may send there and how many phones of a node that is
+	// down go there while another node has room, and refuses nobody.
 	Capacity int `json:"capacity,omitempty"`
 }
 
@@ -227,6 +228,11 @@ type NodeState struct {
 	// It is about new phones: calls to those that are there go on. A node that is
 	// loaded, that has just returned, or whose daemon is silent sheds.
 	Shed uint16
+
+	// Full is the share, in per mille, of the phones of the nodes that are down for which
+	// this node has no room (Node.Capacity): 0 takes them all, ShedAll none. It was
+	// computed when the last of those nodes went down, and stays while they are.
+	Full uint16
 }
 
 // ShedAll is the NodeState.Shed of a node that gets no new phones while any other

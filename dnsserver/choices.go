@@ -34,7 +34,8 @@ type variants struct {
 	// it is asked, and every further one would double the number of decisions.
 	shedders []shedder
 
-	byRefusal []atomic.Pointer[Decision] // bit i of the index: shedders[i] refuses
+	spills    bool                     // see spills
+	byRefusal []atomic.Pointer[spread] // bit i of the index: shedders[i] refuses
 }
 
 type shedder struct {
@@ -62,7 +63,8 @@ func (c *Choices) Mesh() *pbxmesh.Mesh { return c.mesh }
 // same one: its length is the scope of an ECS answer. A client that is not known (the
 // zero Addr) stands in no block. Equal decisions are one pointer, and for one client it
 // stays the same, so what is derived from a decision can be kept beside it. There are
-// at most 64 for each order of the nodes.
+// at most 64 for each order of the nodes, and eight times as many while phones of a node that
+// is down are spread (see spread).
 //
 // It does not block, and allocates only when a decision is made for the first time.
 func (c *Choices) For(client netip.Addr) (*Decision, netip.Prefix) {
@@ -72,21 +74,24 @@ func (c *Choices) For(client netip.Addr) (*Decision, netip.Prefix) {
 	if v == nil {
 		v = c.variants(order)
 	}
-	refusal := 0
-	if len(v.shedders) > 0 && client.IsValid() {
-		scope = max(scope, unitBits(client))
-	}
-	if len(v.shedders) > 0 {
-		unit := unitOf(client)
+	refusal, unit := 0, uint64(0)
+	if len(v.shedders) > 0 || v.spills {
+		if unit = unitOf(client); client.IsValid() {
+			scope = max(scope, unitBits(client))
+		}
 		for i := range v.shedders {
 			if refuses(v.shedders[i].hash, unit, v.shedders[i].shed) {
 				refusal |= 1 << i
 			}
 		}
 	}
-	d := v.byRefusal[refusal].Load()
-	if d == nil {
-		d = c.decide(order, v, refusal)
+	made := v.byRefusal[refusal].Load()
+	if made == nil {
+		made = c.decide(order, v, refusal)
+	}
+	d := made.decisions[0]
+	if v.spills {
+		d = made.at(lineOf(unit))
 	}
 	block, err := client.Prefix(scope)
 	if err != nil {
@@ -97,21 +102,22 @@ func (c *Choices) For(client netip.Addr) (*Decision, netip.Prefix) {
 
 // variants finds out who sheds a share of the clients of an order.
 func (c *Choices) variants(order int) *variants {
-	v := &variants{}
-	for _, cand := range candidates(c.mesh, c.plan.orders[order]) {
+	all := candidates(c.mesh, c.plan.orders[order])
+	v := &variants{spills: spills(c.mesh, all)}
+	for _, cand := range all {
 		if cand.sheds > 0 && cand.sheds < pbxmesh.ShedAll && len(v.shedders) < maxShedders {
 			v.shedders = append(v.shedders, shedder{cand.id, nodeHash(cand.id), cand.sheds})
 		}
 	}
-	v.byRefusal = make([]atomic.Pointer[Decision], 1<<len(v.shedders))
+	v.byRefusal = make([]atomic.Pointer[spread], 1<<len(v.shedders))
 	if !c.byOrder[order].CompareAndSwap(nil, v) {
 		return c.byOrder[order].Load()
 	}
 	return v
 }
 
-// decide makes the decision for clients of an order that the given shedders refuse.
-func (c *Choices) decide(order int, v *variants, refusal int) *Decision {
+// decide makes the decisions for clients of an order that the given shedders refuse.
+func (c *Choices) decide(order int, v *variants, refusal int) *spread {
 	made := decide(c.mesh, c.plan.orders[order], func(id pbxmesh.NodeID, shed uint16) bool {
 		if shed >= pbxmesh.ShedAll {
 			return true
@@ -121,11 +127,26 @@ func (c *Choices) decide(order int, v *variants, refusal int) *Decision {
 	})
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	d := c.interned[made.key()]
-	if d == nil {
-		d = &made
-		c.interned[made.key()] = d
+	s := &spread{}
+	if v.spills {
+		for i, until := range shares(c.mesh, made.Nodes) {
+			d := Decision{Nodes: slices.Clone(made.Nodes), Panic: made.Panic}
+			d.Nodes = slices.Insert(slices.Delete(d.Nodes, i, i+1), 0, made.Nodes[i])
+			s.until, s.decisions = append(s.until, until), append(s.decisions, c.intern(d))
+		}
 	}
-	v.byRefusal[refusal].Store(d) // two at once store the same
-	return d
+	s.decisions = append(s.decisions, c.intern(made))
+	v.byRefusal[refusal].Store(s) // two at once store the same
+	return s
+}
+
+// intern returns the decision that says what d says. The caller holds c.mu.
+func (c *Choices) intern(d Decision) *Decision {
+	key := d.key()
+	known := c.interned[key]
+	if known == nil {
+		known = &d
+		c.interned[key] = known
+	}
+	return known
 }

@@ -50,10 +50,12 @@ func refuses(node, unit uint64, shed uint16) bool {
 	if shed == 0 {
 		return false
 	}
-	// The finalizer of MurmurHash3: units are consecutive numbers and must scatter.
-	x := node ^ unit*0x9e3779b97f4a7c15
+	return scatter(node^unit*0x9e3779b97f4a7c15)%pbxmesh.ShedAll < uint64(shed)
+}
+
+// scatter is the finalizer of MurmurHash3: units are consecutive numbers.
+func scatter(x uint64) uint64 {
 	x = (x ^ x>>33) * 0xff51afd7ed558ccd
 	x = (x ^ x>>33) * 0xc4ceb9fe1a85ec53
-	x ^= x >> 33
-	return x%pbxmesh.ShedAll < uint64(shed)
+	return x ^ x>>33
 }

@@ -81,8 +81,10 @@ type Tracker struct {
 	others    map[pbxmesh.NodeID]*ballot  // counts votes
 	returning map[pbxmesh.NodeID]bool     // of whose return another observer tells
 	loads     map[pbxmesh.NodeID]loadWord // of the others
-	spoke     spoken                      // this observer's words at the last judgement
-	load      uint16                      // what Self wants to shed
+	counts    map[pbxmesh.NodeID]int      // registrations
+	spill     spill
+	spoke     spoken // this observer's words at the last judgement
+	load      uint16 // what Self wants to shed
 	loadWhy   string
 	word      SwitchWord // what Self's event socket shows
 
@@ -321,9 +323,11 @@ func (t *Tracker) settle(now time.Time, changed bool) {
 			troubled++
 		}
 	}
+	t.spillOver()
 	var transitions []Transition
 	for i := range t.members {
 		n := t.nodes[t.members[i].ID]
+		n.state.Full = t.spill.full[n.info.ID]
 		sheds := t.settleShed(n, troubled == len(t.members), now)
 		n.state.Reason = n.reason
 		if n.shedWhy != "" && n.state.Observed == pbxmesh.ObservedUp {

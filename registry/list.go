@@ -51,6 +51,18 @@ func (r *Replica) WalkNode(node pbxmesh.NodeID, yield func(*pbxmesh.Registration
 	}
 }
 
+// Held returns how many registrations of a node the replica holds, expired ones that were
+// not swept yet included. It does not walk them.
+func (r *Replica) Held(node pbxmesh.NodeID) int {
+	ns := r.existing(node)
+	if ns == nil {
+		return 0
+	}
+	ns.mu.Lock()
+	defer ns.mu.Unlock()
+	return len(ns.index)
+}
+
 // MaxList is how many AORs one page of List may have.
 const MaxList = 10_000
 

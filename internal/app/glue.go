@@ -38,9 +38,12 @@ func (a *App) carryMembers() {
 	now := a.now()
 	members := a.replica.Members()
 	nodes := make([]pbxmesh.Node, 0, len(members))
+	counts := make(map[pbxmesh.NodeID]int, len(members))
 	for i := range members {
 		nodes = append(nodes, members[i].Node)
+		counts[members[i].Node.ID] = a.replica.Held(members[i].Node.ID)
 	}
+	a.tracker.SetRegistrations(counts)
 	a.tracker.SetMembers(now, nodes)
 	if a.prober != nil {
 		a.prober.SetMembers(nodes)
