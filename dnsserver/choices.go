@@ -70,24 +70,9 @@ func (c *Choices) Mesh() *pbxmesh.Mesh { return c.mesh }
 func (c *Choices) For(client netip.Addr) (*Decision, netip.Prefix) {
 	client = client.Unmap().WithZone("")
 	order, scope := c.plan.lookup(client)
-	v := c.byOrder[order].Load()
-	if v == nil {
-		v = c.variants(order)
-	}
-	refusal, unit := 0, uint64(0)
-	if len(v.shedders) > 0 || v.spills {
-		if unit = unitOf(client); client.IsValid() {
-			scope = max(scope, unitBits(client))
-		}
-		for i := range v.shedders {
-			if refuses(v.shedders[i].hash, unit, v.shedders[i].shed) {
-				refusal |= 1 << i
-			}
-		}
-	}
-	made := v.byRefusal[refusal].Load()
-	if made == nil {
-		made = c.decide(order, v, refusal)
+	v, made, unit := c.made(order, client)
+	if (len(v.shedders) > 0 || v.spills) && client.IsValid() {
+		scope = max(scope, unitBits(client))
 	}
 	d := made.decisions[0]
 	if v.spills {
@@ -98,6 +83,27 @@ func (c *Choices) For(client netip.Addr) (*Decision, netip.Prefix) {
 		return d, netip.Prefix{}
 	}
 	return d, block
+}
+
+// made returns what is decided for those who refuse client, and its unit, which is 0 where
+// it does not count.
+func (c *Choices) made(order int, client netip.Addr) (v *variants, made *spread, unit uint64) {
+	if v = c.byOrder[order].Load(); v == nil {
+		v = c.variants(order)
+	}
+	refusal := 0
+	if len(v.shedders) > 0 || v.spills {
+		unit = unitOf(client)
+		for i := range v.shedders {
+			if refuses(v.shedders[i].hash, unit, v.shedders[i].shed) {
+				refusal |= 1 << i
+			}
+		}
+	}
+	if made = v.byRefusal[refusal].Load(); made == nil {
+		made = c.decide(order, v, refusal)
+	}
+	return v, made, unit
 }
 
 // variants finds out who sheds a share of the clients of an order.

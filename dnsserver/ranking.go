@@ -57,6 +57,17 @@ type Why struct {
 	// Refuses are the nodes that shed client's network (pbxmesh.NodeState.Shed), beyond what
 	// all nodes shed.
 	Refuses []pbxmesh.NodeID
+
+	// Down is the node that comes first for client, is down, and whose phones are spread
+	// over those of Spread by the room that they have; "" when nothing is spread.
+	Down   pbxmesh.NodeID
+	Spread []Share
+}
+
+// Share is what a node takes of the phones that are spread, in per mille.
+type Share struct {
+	Node  pbxmesh.NodeID
+	Takes int
 }
 
 // Why explains For. It is slow.
@@ -79,6 +90,14 @@ func (c *Choices) Why(client netip.Addr) Why {
 		}
 	}
 	slices.Sort(w.Refuses)
+	if v, made, _ := c.made(order, client); v.spills {
+		w.Down = first(candidates(c.mesh, c.plan.orders[order])).id
+		from := uint16(0)
+		for i, until := range made.until {
+			w.Spread = append(w.Spread, Share{made.decisions[i].Nodes[0], int(until - from)})
+			from = until
+		}
+	}
 	return w
 }
 

@@ -36,12 +36,13 @@ func (s *spread) at(place uint16) *Decision {
 // spills reports whether phones of an order have to be spread: the node that comes first
 // in it is down, and one that takes them has no room for all.
 func spills(mesh *pbxmesh.Mesh, all []candidate) bool {
-	if len(all) == 0 {
-		return false
-	}
-	first := slices.MinFunc(all, func(a, b candidate) int { return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(a.id, b.id)) })
-	return first.state == pbxmesh.EffectiveDown &&
+	return len(all) > 0 && first(all).state == pbxmesh.EffectiveDown &&
 		slices.ContainsFunc(all, func(c candidate) bool { return c.state.TakesPhones() && mesh.States[c.id].Full > 0 })
+}
+
+// first returns the node that comes first in an order, whatever its state. There is one.
+func first(all []candidate) candidate {
+	return slices.MinFunc(all, func(a, b candidate) int { return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(a.id, b.id)) })
 }
 
 // shares returns, for the nodes of a decision that take phones, best first, up to which

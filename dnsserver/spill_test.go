@@ -60,6 +60,9 @@ func TestSpill(t *testing.T) {
 					t.Fatal("asked again, another decision")
 				}
 			}
+			if why := c.Why(client(1)); (why.Down == "paris") != (tt.scope > 0) || (len(why.Spread) > 0) != (tt.scope > 0) {
+				t.Errorf("explained as %+v", why)
+			}
 			t.Logf("RESULT of %d networks: %v", networks, got)
 			for _, id := range order {
 				if share := 1000 * float64(got[id]) / networks; share < tt.want[id]-20 || share > tt.want[id]+20 {

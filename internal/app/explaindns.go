@@ -72,6 +72,9 @@ func (a *App) DNSExplain(_ context.Context, name string, client netip.Addr) (*co
 		reply.Tries = v.Nodes[e.Tried].ID
 	}
 	reply.Reasons = append(reply.Reasons, reasons(reply, v, &e)...)
+	if why.Down != "" {
+		reply.Reasons = append(reply.Reasons, spreadReason(&why, d.Nodes[0]))
+	}
 	return reply, nil
 }
 
@@ -138,6 +141,15 @@ func rule(why *dnsserver.Why, e *latency.Explanation) (string, netip.Prefix) {
 		return "distance", e.Where.Network
 	}
 	return "default order", netip.Prefix{}
+}
+
+// spreadReason says where the phones of a node that is down go.
+func spreadReason(why *dnsserver.Why, here pbxmesh.NodeID) string {
+	shares := make([]string, 0, len(why.Spread))
+	for _, s := range why.Spread {
+		shares = append(shares, fmt.Sprintf("%s %.1f %%", s.Node, float64(s.Takes)/10))
+	}
+	return fmt.Sprintf("%s comes first and is down: its networks are spread by the room that the others have (%s), this one goes to %s", why.Down, strings.Join(shares, ", "), here)
 }
 
 // reasons says in words what the numbers do not.
