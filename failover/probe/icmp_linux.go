@@ -8,18 +8,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// enableICMPErrors makes the kernel queue ICMP errors of an unconnected socket,
-// with the address they are about (ip(7), IP_RECVERR). A socket for both families
-// needs both options.
-func enableICMPErrors(c *net.UDPConn) error {
+// setICMPErrors makes the kernel queue ICMP errors of an unconnected socket, with the
+// address they are about and the packet that they quote (ip(7), IP_RECVERR), or ignore
+// them. A socket for both families needs both options.
+func setICMPErrors(c *net.UDPConn, on bool) error {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return err
 	}
+	value := 0
+	if on {
+		value = 1
+	}
 	var err4, err6 error
 	err = raw.Control(func(fd uintptr) {
-		err4 = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_RECVERR, 1)
-		err6 = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_RECVERR, 1)
+		err4 = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_RECVERR, value)
+		err6 = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_RECVERR, value)
 	})
 	if err != nil {
 		return err
@@ -30,35 +34,35 @@ func enableICMPErrors(c *net.UDPConn) error {
 	return nil
 }
 
-// readICMPErrors empties the error queue, at most 64 entries a call, and returns
-// the destinations that cannot be reached and how many entries it read. It does not block.
-func readICMPErrors(c *net.UDPConn) (refused []netip.AddrPort, read int) {
+// readICMPErrors empties the error queue, at most 256 entries a call, shows each to
+// heard, and returns how many there were. It does not block.
+func readICMPErrors(c *net.UDPConn, heard func(icmpError)) (read int) {
 	raw, err := c.SyscallConn()
 	if err != nil {
-		return nil, 0
+		return 0
 	}
 	_ = raw.Control(func(fd uintptr) {
-		var data [1]byte
+		// The data is our packet as far as the error quotes it, without IP and UDP header.
+		var data [256]byte
 		var oob [512]byte
-		for range 64 {
-			_, oobn, _, from, err := unix.Recvmsg(int(fd), data[:], oob[:], unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
+		for range 256 {
+			n, oobn, _, from, err := unix.Recvmsg(int(fd), data[:], oob[:], unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
 			if err != nil {
 				return
 			}
 			read++
-			if !isRefusal(oob[:oobn]) {
-				continue
-			}
+			e := icmpError{refusal: isRefusal(oob[:oobn]), quoted: data[:n]}
 			// The name of a queued error is where the packet was sent to.
 			switch a := from.(type) {
 			case *unix.SockaddrInet4:
-				refused = append(refused, netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port)))
+				e.to = netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
 			case *unix.SockaddrInet6:
-				refused = append(refused, netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), uint16(a.Port)))
+				e.to = netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), uint16(a.Port))
 			}
+			heard(e)
 		}
 	})
-	return refused, read
+	return read
 }
 
 // isRefusal reports whether the control messages hold an error that means "nobody

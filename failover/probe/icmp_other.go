@@ -2,12 +2,9 @@
 
 package probe
 
-import (
-	"net"
-	"net/netip"
-)
+import "net"
 
 // Elsewhere a closed port costs the timeout like a silent one.
-func enableICMPErrors(*net.UDPConn) error { return nil }
+func setICMPErrors(*net.UDPConn, bool) error { return nil }
 
-func readICMPErrors(*net.UDPConn) ([]netip.AddrPort, int) { return nil, 0 }
+func readICMPErrors(*net.UDPConn, func(icmpError)) int { return 0 }

@@ -1,35 +1,80 @@
 package probe
 
 import (
-	"bytes"
 	"errors"
+	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"syscall"
+	"time"
 )
 
-// socket stands between the kernel and sipgo. It hands on nothing but answers of
-// addresses that are being probed, and takes ICMP errors out of the way: they
-// name the address that refused, and they never reach sipgo, whose read loop
-// would end.
-type socket struct {
-	*net.UDPConn
-	awaited func(netip.AddrPort) bool
-	refused func(netip.AddrPort)
-	sent    func([]byte, netip.AddrPort) // nil, or told of the packets that sipgo sends
+// link carries packets to the nodes and back. It is the socket, and in tests a network
+// in virtual time.
+type link interface {
+	// send sends one packet. It returns an error when this very packet could not be
+	// sent; it does not block.
+	send(packet []byte, to netip.AddrPort) error
 
-	once    sync.Once
-	reading chan struct{} // closed at the first read
-	last    atomic.Pointer[error]
+	// serve hands on what comes in until Close. heard gets packets; it must not keep
+	// them. quoted gets ICMP errors, and reports whether they quote a packet of ours.
+	serve(heard func(packet []byte, from netip.AddrPort), quoted func(icmpError) bool)
+
+	addr() netip.AddrPort
+	Close() error
 }
 
-// maxPending errors in a row mean a broken socket, not ICMP: one error comes per
-// packet sent at most.
-const maxPending = 1000
+// icmpError is one ICMP error as the kernel queues it.
+type icmpError struct {
+	to      netip.AddrPort // where the packet went that it is about
+	refusal bool           // port unreachable
+	quoted  []byte         // the beginning of that packet, as the error has it; anybody can forge it
+}
 
-func listen(local netip.AddrPort, awaited func(netip.AddrPort) bool, refused func(netip.AddrPort)) (*socket, error) {
+const (
+	// noise is how many ICMP errors in a second that quote nothing of ours make us
+	// deaf for quiet: from then on the kernel drops them before they cost us anything,
+	// and a closed port costs the timeout.
+	noise = 1000
+	quiet = 5 * time.Second
+
+	// maxPending errors in a row for one packet are not pending ones of others any
+	// more: long before, all ICMP errors are noise.
+	maxPending = 1000
+
+	// Reads that fail for no known reason are followed by pauses of minPause to maxPause.
+	minPause = time.Millisecond
+	maxPause = 100 * time.Millisecond
+)
+
+// udpConn is what a socket needs of net.UDPConn.
+type udpConn interface {
+	ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error)
+	WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error)
+	LocalAddr() net.Addr
+	Close() error
+}
+
+// socket is the link over the kernel's UDP. It keeps the reading alive: the kernel
+// reports every ICMP error as an error of the next read or send, to whomever that goes.
+type socket struct {
+	conn   udpConn
+	listen func(on bool) error             // whether ICMP errors are queued
+	queued func(heard func(icmpError)) int // empties the queue
+	log    *slog.Logger
+	closed chan struct{}
+
+	mu     sync.Mutex
+	quoted func(icmpError) bool // nil before serve
+	since  time.Time            // the second in which strange are counted
+	alien  int                  // errors in it that quote nothing of ours
+	deaf   time.Time            // until when no ICMP errors are queued; zero: they are
+	once   sync.Once
+}
+
+func listen(local netip.AddrPort, log *slog.Logger) (*socket, error) {
 	var laddr *net.UDPAddr
 	if local.IsValid() {
 		laddr = net.UDPAddrFromAddrPort(local)
@@ -38,81 +83,121 @@ func listen(local netip.AddrPort, awaited func(netip.AddrPort) bool, refused fun
 	if err != nil {
 		return nil, err
 	}
+	s := &socket{
+		conn:   c,
+		listen: func(on bool) error { return setICMPErrors(c, on) },
+		queued: func(heard func(icmpError)) int { return readICMPErrors(c, heard) },
+		log:    log,
+		closed: make(chan struct{}),
+	}
 	// Without it a port that nobody listens on costs the whole timeout.
 	// Nothing depends on it, so a kernel that refuses is no error.
-	_ = enableICMPErrors(c)
-	return &socket{UDPConn: c, awaited: awaited, refused: refused, reading: make(chan struct{})}, nil
+	_ = s.listen(true)
+	return s, nil
 }
 
 func (s *socket) addr() netip.AddrPort {
-	a := s.UDPConn.LocalAddr().(*net.UDPAddr).AddrPort()
+	a := s.conn.LocalAddr().(*net.UDPAddr).AddrPort()
 	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
 }
 
-// err returns the error that ended the reading, nil after a close.
-func (s *socket) err() error {
-	if e := s.last.Load(); e != nil {
-		return *e
-	}
-	return nil
+// Close ends serve. It is idempotent.
+func (s *socket) Close() (err error) {
+	s.once.Do(func() {
+		close(s.closed)
+		err = s.conn.Close()
+	})
+	return err
 }
 
-// ReadFrom returns the next answer of an address that is being probed.
-func (s *socket) ReadFrom(b []byte) (int, net.Addr, error) {
-	s.once.Do(func() { close(s.reading) })
-	failed := 0
+// serve reads until Close. An error of a read is an ICMP error as a rule, and never
+// a reason to end; one that comes again and again without such a cause is waited out.
+func (s *socket) serve(heard func([]byte, netip.AddrPort), quoted func(icmpError) bool) {
+	s.mu.Lock()
+	s.quoted = quoted
+	s.mu.Unlock()
+	buf := make([]byte, 64<<10)
+	var pause time.Duration
+	told := false
 	for {
-		n, from, err := s.UDPConn.ReadFromUDPAddrPort(b)
-		if err != nil {
-			if errors.Is(err, net.ErrClosed) {
-				return 0, nil, err
-			}
-			if failed++; failed > maxPending {
-				s.last.Store(&err)
-				return 0, nil, err
-			}
-			s.drain()
+		n, from, err := s.conn.ReadFromUDPAddrPort(buf)
+		switch {
+		case err == nil:
+			pause, told = 0, false
+			heard(buf[:n], netip.AddrPortFrom(from.Addr().Unmap(), from.Port()))
 			continue
-		}
-		failed = 0
-		from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
-		if !bytes.HasPrefix(b[:n], []byte("SIP/2.0 ")) || !s.awaited(from) {
+		case errors.Is(err, net.ErrClosed):
+			return
+		case s.drain() > 0:
+			pause = 0
 			continue
+		case errors.Is(err, syscall.ECONNREFUSED):
+			continue // a sender was quicker and has emptied the queue
 		}
-		return n, net.UDPAddrFromAddrPort(from), nil
+		if pause == maxPause && !told {
+			told = true
+			s.log.Warn("the probes' socket cannot be read; it is tried again and again", "error", err)
+		}
+		pause = min(max(minPause, 2*pause), maxPause)
+		select {
+		case <-s.closed:
+			return
+		case <-time.After(pause):
+		}
 	}
 }
 
-// WriteTo sends b, and shows it to sent.
-func (s *socket) WriteTo(b []byte, to net.Addr) (int, error) {
-	if addr, ok := to.(*net.UDPAddr); ok && s.sent != nil {
-		at := addr.AddrPort()
-		s.sent(b, netip.AddrPortFrom(at.Addr().Unmap(), at.Port()))
-	}
-	return s.write(b, to)
-}
-
-// write sends b. The kernel reports pending ICMP errors of earlier packets at the next
+// send sends packet. The kernel reports pending ICMP errors of earlier packets at the next
 // sends to anybody, one each, and more may come in meanwhile: those errors are not this
-// packet's. A refusal never is, even when the reader took it off the queue before us.
-func (s *socket) write(b []byte, to net.Addr) (int, error) {
+// packet's, and it is sent again. An error is this packet's when it comes back
+// although none is pending.
+func (s *socket) send(packet []byte, to netip.AddrPort) error {
+	s.hearAgain()
+	own := false
 	for try := 0; ; try++ {
-		n, err := s.UDPConn.WriteTo(b, to)
+		_, err := s.conn.WriteToUDPAddrPort(packet, to)
 		if err == nil || errors.Is(err, net.ErrClosed) || try == maxPending {
-			return n, err
+			return err
 		}
-		if !s.drain() && try > 0 && !errors.Is(err, syscall.ECONNREFUSED) {
-			return n, err
+		// A refusal is never this packet's, even when the reader took it off the queue
+		// before us.
+		if s.drain() > 0 || errors.Is(err, syscall.ECONNREFUSED) {
+			continue
 		}
+		if own {
+			return fmt.Errorf("probe: send OPTIONS to %s: %w", to, err)
+		}
+		own = true
 	}
 }
 
-// drain reads the socket's error queue and reports each refused address. It
-// returns whether there was anything.
-func (s *socket) drain() bool {
-	refused, read := readICMPErrors(s.UDPConn)
-	for _, addr := range refused {
-		s.refused(addr)
+// drain empties the error queue, hands on what was in it and returns how much that was.
+func (s *socket) drain() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.queued(func(e icmpError) {
+		if s.quoted == nil || s.quoted(e) {
+			return
+		}
+		now := time.Now()
+		if now.Sub(s.since) > time.Second {
+			s.since, s.alien = now, 0
+		}
+		s.alien++
+		if s.alien == noise && s.deaf.IsZero() {
+			s.deaf = now.Add(quiet)
+			_ = s.listen(false)
+			s.log.Warn("many ICMP errors that are about none of the probes, maybe forged: all are ignored for a while", "errors", noise, "within", now.Sub(s.since), "for", quiet)
+		}
+	})
+}
+
+// hearAgain ends the deafness that drain began.
+func (s *socket) hearAgain() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.deaf.IsZero() && time.Now().After(s.deaf) {
+		s.deaf, s.alien = time.Time{}, 0
+		_ = s.listen(true)
 	}
-	return read > 0
 }

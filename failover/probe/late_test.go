@@ -1,0 +1,131 @@
+package probe
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"pbxmesh/failover"
+)
+
+// TestLateIsNoSilence stops the process, in virtual time, while a probe of a silent node
+// is under way: that probe says nothing. A stop shorter than a fifth of the wait is none.
+func TestLateIsNoSilence(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name  string
+		after int // packets of the probe
+		stop  time.Duration
+		want  failover.Outcome
+	}{
+		{"not at all", 1, 0, failover.OutcomeTimeout},
+		{"for less than the bound", 1, 26*ms + 20*ms, failover.OutcomeTimeout},
+		{"between two copies", 1, 27*ms + 30*ms, failover.OutcomeLate},
+		{"until all is over", 1, 3 * time.Second, failover.OutcomeLate},
+		{"after the last copy", 5, 3 * time.Second, failover.OutcomeLate},
+		{"a little, after the last copy", 5, 60 * ms, failover.OutcomeLate},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			n := newNetwork(ms/5, 0)
+			var r results
+			virtually(t, n, Options{}, r.add, func(p *Prober) {
+				p.SetMembers(nodes(1))
+				time.Sleep(20 * time.Second) // virtual
+				r.take()
+				n.set(func(n *network) {
+					n.frozen = time.Now()
+					n.stopAt, n.block = len(n.times)+tt.after, tt.stop
+				})
+				if got := r.next(); got.Outcome != tt.want || got.Err == nil {
+					t.Errorf("%+v, want %v and a reason", got, tt.want)
+				}
+			})
+		})
+	}
+}
+
+// TestLateAnswerCounts stops the process until its probe is over, while the answer comes:
+// whatever is read first, the node is not silent, and what was read late is not taken for
+// a long path.
+func TestLateAnswerCounts(t *testing.T) {
+	t.Parallel()
+	n := newNetwork(40*ms, 0)
+	var r results
+	virtually(t, n, Options{}, r.add, func(p *Prober) {
+		p.SetMembers(nodes(1))
+		time.Sleep(20 * time.Second) // virtual, as below
+		r.take()
+		n.set(func(n *network) { n.stopAt, n.block, n.hold = len(n.times)+1, 3*time.Second, 3*time.Second+ms })
+		time.Sleep(4 * time.Second)
+		all := r.take()
+		if len(all) < 2 || all[0].Outcome != failover.OutcomeLate || count(all, failover.OutcomeOK) != len(all)-1 {
+			t.Errorf("%v, want one that is late, then answers only", outcomes(all))
+		}
+		before := n.sent()
+		time.Sleep(10 * time.Second)
+		if sent := n.sent() - before; sent > 20 {
+			t.Errorf("%d packets in ten seconds, as on a path that was measured anew", sent)
+		}
+	})
+}
+
+// TestLateIsNoStorm stops the process again and again: its probes become rarer, not
+// more, and come back at once when it runs.
+func TestLateIsNoStorm(t *testing.T) {
+	t.Parallel()
+	n := newNetwork(ms/5, 0)
+	var r results
+	virtually(t, n, Options{}, r.add, func(p *Prober) {
+		p.SetMembers(nodes(1))
+		time.Sleep(20 * time.Second) // virtual, as below
+		r.take()
+		n.set(func(n *network) { n.frozen, n.always = time.Now(), 200*ms })
+		time.Sleep(30 * time.Second)
+		all := r.take()
+		if len(all) > 35 || count(all, failover.OutcomeLate) != len(all) {
+			t.Errorf("%d probes in 30 seconds: %v", len(all), outcomes(all))
+		}
+		if next := all[1].At.Sub(all[0].At); next > time.Second {
+			t.Errorf("the next probe came after %v", next)
+		}
+		n.set(func(n *network) { n.frozen, n.always = time.Time{}, 0 })
+		time.Sleep(1500 * ms)
+		if all := r.take(); count(all, failover.OutcomeOK) == 0 {
+			t.Errorf("running again: %v", outcomes(all))
+		}
+	})
+}
+
+// TestUnsentIsNoSilence has sends fail: some copies that could not leave make a silence no
+// claim, and when none could, the result is the error, for ever and without more probes
+// than a silent node gets.
+func TestUnsentIsNoSilence(t *testing.T) {
+	t.Parallel()
+	broken := errors.New("network is down")
+	n := newNetwork(ms/5, 0)
+	var r results
+	virtually(t, n, Options{}, r.add, func(p *Prober) {
+		p.SetMembers(nodes(1))
+		time.Sleep(20 * time.Second) // virtual, as below
+		r.take()
+		n.set(func(n *network) { n.frozen, n.fail, n.fails = time.Now(), broken, 1 })
+		if got := r.next(); got.Outcome != failover.OutcomeLate || got.Sent != copies-1 {
+			t.Errorf("one copy could not be sent: %+v", got)
+		}
+		n.set(func(n *network) { n.fails = 1 << 30 })
+		time.Sleep(time.Minute)
+		all := r.take()
+		if got := count(all, failover.OutcomeError); got < len(all)-1 || got < 60 || got > 90 {
+			t.Errorf("%d of %d results are errors in a minute", got, len(all))
+		}
+		if last := all[len(all)-1]; !errors.Is(last.Err, broken) || last.Sent != 0 {
+			t.Errorf("the error is not told: %+v", last)
+		}
+		n.set(func(n *network) { n.frozen, n.fails = time.Time{}, 0 })
+		time.Sleep(2 * time.Second)
+		if all := r.take(); count(all, failover.OutcomeOK) == 0 {
+			t.Errorf("mended: %v", outcomes(all))
+		}
+	})
+}
