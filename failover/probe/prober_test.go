@@ -22,14 +22,21 @@ import (
 	"pbxmesh/failover"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if text := os.Getenv(envObserver); text != "" {
+		os.Exit(runObserver(text))
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // responder answers every OPTIONS with a status line; "" is silence.
 type responder struct {
 	t      testing.TB
 	conn   *net.UDPConn
-	status atomic.Value // string
-	drop   atomic.Int32 // requests to lose before answering
+	status atomic.Value                         // string
+	drop   atomic.Int32                         // requests to lose before answering
+	delay  atomic.Int64                         // of the answers, as a long path has it
+	before atomic.Pointer[func(request string)] // nil, or called before each answer
 
 	mu       sync.Mutex
 	requests []string
@@ -88,11 +95,14 @@ func (r *responder) serve() {
 		r.requests = append(r.requests, req)
 		r.sources[from.String()] = true
 		r.mu.Unlock()
+		if before := r.before.Load(); before != nil {
+			(*before)(req)
+		}
 		status := r.status.Load().(string)
 		if r.drop.Add(-1) >= 0 || status == "" {
 			continue
 		}
-		_, _ = r.conn.WriteToUDPAddrPort(reply(req, status), from)
+		time.AfterFunc(time.Duration(r.delay.Load()), func() { _, _ = r.conn.WriteToUDPAddrPort(reply(req, status), from) })
 	}
 }
 
