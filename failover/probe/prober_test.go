@@ -345,11 +345,11 @@ func TestLostRequestIsSentAgain(t *testing.T) {
 	t.Parallel()
 	r := newResponder(t, "127.0.0.1", "200 OK")
 	r.drop.Store(2)
-	p, results := start(t, Options{Interval: 3 * time.Minute, Timeout: 10 * time.Second})
+	p, results := start(t, Options{Interval: 3 * time.Minute, Timeout: 5 * time.Second})
 	p.SetMembers([]pbxmesh.Node{r.node("london")})
 	got := hurry(t, p, "london", results)
 	if got.Outcome != failover.OutcomeOK || got.Sent < 3 || got.RTT >= time.Second {
-		t.Fatalf("got %+v, want ok after two copies a second apart, with the round trip of the last", got)
+		t.Fatalf("got %+v, want ok after two copies half a second apart, with the round trip of the last", got)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -234,7 +234,7 @@ type Failover struct {
 // Probe is one observer's way to look at a node.
 type Probe struct {
 	Interval     time.Duration `yaml:"interval"`
-	Timeout      time.Duration `yaml:"timeout"`
+	Timeout      time.Duration `yaml:"timeout"`       // the longest wait
 	SuspectAfter int           `yaml:"suspect_after"` // failed probes in a row
 	DownAfter    int           `yaml:"down_after"`    // failed probes in a row
 	UpAfter      int           `yaml:"up_after"`      // answered probes in a row
