@@ -33,6 +33,7 @@ func TestLateIsNoSilence(t *testing.T) {
 				p.SetMembers(nodes(1))
 				time.Sleep(20 * time.Second) // virtual
 				r.take()
+				r.next() // no probe is under way
 				n.set(func(n *network) {
 					n.frozen = time.Now()
 					n.stopAt, n.block = len(n.times)+tt.after, tt.stop
@@ -50,14 +51,15 @@ func TestLateIsNoSilence(t *testing.T) {
 // a long path.
 func TestLateAnswerCounts(t *testing.T) {
 	t.Parallel()
-	n := newNetwork(40*ms, 0)
+	n := newNetwork(10*ms, 0) // one packet a probe
 	var r results
 	virtually(t, n, Options{}, r.add, func(p *Prober) {
 		p.SetMembers(nodes(1))
 		time.Sleep(20 * time.Second) // virtual, as below
 		r.take()
+		r.next() // no probe is under way
 		n.set(func(n *network) { n.stopAt, n.block, n.hold = len(n.times)+1, 3*time.Second, 3*time.Second+ms })
-		time.Sleep(4 * time.Second)
+		time.Sleep(6 * time.Second)
 		all := r.take()
 		if len(all) < 2 || all[0].Outcome != failover.OutcomeLate || count(all, failover.OutcomeOK) != len(all)-1 {
 			t.Errorf("%v, want one that is late, then answers only", outcomes(all))
@@ -109,6 +111,7 @@ func TestUnsentIsNoSilence(t *testing.T) {
 		p.SetMembers(nodes(1))
 		time.Sleep(20 * time.Second) // virtual, as below
 		r.take()
+		r.next() // no probe is under way
 		n.set(func(n *network) { n.frozen, n.fail, n.fails = time.Now(), broken, 1 })
 		if got := r.next(); got.Outcome != failover.OutcomeLate || got.Sent != copies-1 {
 			t.Errorf("one copy could not be sent: %+v", got)
@@ -126,6 +129,41 @@ func TestUnsentIsNoSilence(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		if all := r.take(); count(all, failover.OutcomeOK) == 0 {
 			t.Errorf("mended: %v", outcomes(all))
+		}
+	})
+}
+
+// TestStaleRefusal has a port unreachable come in that quotes a packet of the probe before:
+// it says nothing of the one under way, which gets an answer.
+func TestStaleRefusal(t *testing.T) {
+	t.Parallel()
+	n := newNetwork(40*ms, 0)
+	var r results
+	virtually(t, n, Options{}, r.add, func(p *Prober) {
+		p.SetMembers(nodes(1))
+		time.Sleep(20 * time.Second) // virtual, as below
+		r.take()
+		n.set(func(n *network) { n.frozen = time.Now() })
+		if got := r.next(); got.Outcome != failover.OutcomeTimeout {
+			t.Fatalf("%+v, want a timeout", got)
+		}
+		n.set(func(n *network) { n.frozen = time.Time{} })
+		old := n.last()
+		for n.last() == old {
+			time.Sleep(ms)
+		}
+		n.unreachable(old)
+		if got := r.next(); got.Outcome != failover.OutcomeOK {
+			t.Errorf("refused by what an earlier probe met: %+v", got)
+		}
+		n.set(func(n *network) { n.frozen = time.Now() })
+		old = n.last()
+		for n.last() == old {
+			time.Sleep(ms)
+		}
+		n.unreachable(n.last())
+		if got := r.next(); got.Outcome != failover.OutcomeRefused {
+			t.Errorf("%+v, want refused", got)
 		}
 	})
 }

@@ -24,6 +24,9 @@ func TestLoss(t *testing.T) {
 				begun++
 				if r.Outcome == failover.OutcomeOK {
 					streak[string(r.Node)] = 0
+					if (r.RTT - rtt).Abs() > time.Nanosecond {
+						t.Errorf("a round trip of %v was measured as %v", rtt, r.RTT)
+					}
 					return
 				}
 				if r.Outcome != failover.OutcomeTimeout {

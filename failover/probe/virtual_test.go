@@ -23,8 +23,10 @@ type network struct {
 	stop chan struct{} // made where virtual time runs
 
 	mu     sync.Mutex
-	frozen time.Time     // when the switches stopped; zero: they run
-	times  []time.Time   // of the packets that were sent
+	frozen time.Time   // when the switches stopped; zero: they run
+	times  []time.Time // of the packets that were sent
+	packet string      // the last one
+	to     netip.AddrPort
 	stopAt int           // this process is stopped after so many packets, once
 	block  time.Duration // for so long
 	hold   time.Duration // the next answer is read so much later than it was sent
@@ -65,6 +67,7 @@ func (n *network) send(packet []byte, to netip.AddrPort) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.times = append(n.times, time.Now())
+	n.packet, n.to = string(packet), to
 	if n.fails > 0 {
 		n.fails--
 		return n.fail
@@ -108,6 +111,21 @@ func (n *network) sent() int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return len(n.times)
+}
+
+// last returns the packet that was sent last.
+func (n *network) last() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.packet
+}
+
+// unreachable tells that packet met a closed port.
+func (n *network) unreachable(packet string) {
+	n.mu.Lock()
+	quoted, to := n.quoted, n.to
+	n.mu.Unlock()
+	quoted(icmpError{to: to, refusal: true, quoted: []byte(packet)})
 }
 
 // nodes returns members at addresses of the network.
