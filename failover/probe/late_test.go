@@ -168,3 +168,65 @@ func TestStaleRefusal(t *testing.T) {
 		}
 	})
 }
+
+// TestRestart has a switch refuse for less than a second, as one does whose profile is
+// restarted: that is no row of three.
+func TestRestart(t *testing.T) {
+	t.Parallel()
+	n := newNetwork(ms/5, 0)
+	var r results
+	virtually(t, n, Options{}, r.add, func(p *Prober) {
+		p.SetMembers(nodes(1))
+		time.Sleep(20 * time.Second) // virtual, as below
+		r.take()
+		r.next() // no probe is under way
+		n.set(func(n *network) { n.closed = true })
+		if got := r.next(); got.Outcome != failover.OutcomeRefused {
+			t.Errorf("%+v, want refused", got)
+		}
+		time.Sleep(950 * ms)
+		n.set(func(n *network) { n.closed = false })
+		time.Sleep(time.Second)
+		if all := r.take(); count(all, failover.OutcomeRefused) != 1 || count(all, failover.OutcomeOK) == 0 {
+			t.Errorf("after the first refusal: %v", outcomes(all))
+		}
+	})
+}
+
+// TestStallLeavesNoTrace stops a switch for two seconds: what it answers to old requests
+// then is no long path.
+func TestStallLeavesNoTrace(t *testing.T) {
+	t.Parallel()
+	n := newNetwork(20*ms, 0)
+	var r results
+	virtually(t, n, Options{}, r.add, func(p *Prober) {
+		p.SetMembers(nodes(1))
+		time.Sleep(20 * time.Second) // virtual, as below
+		r.take()
+		before := n.sent()
+		time.Sleep(10 * time.Second)
+		usual := n.sent() - before
+		r.next() // no probe is under way
+		n.set(func(n *network) { n.resume = time.Now().Add(2500 * ms) })
+		time.Sleep(2500 * ms)
+		if all := r.take(); count(all, failover.OutcomeTimeout) < 3 {
+			t.Errorf("a stopped switch: %v", outcomes(all))
+		}
+		for r.next().Outcome != failover.OutcomeOK { // what the switch answers late
+		}
+		r.next() // the first one that is answered in its time
+		n.set(func(n *network) { n.frozen = time.Now() })
+		first := r.next()
+		second, third := r.next(), r.next()
+		if row := third.At.Sub(first.At); count([]failover.ProbeResult{first, second, third}, failover.OutcomeTimeout) != 3 || row > 460*ms {
+			t.Errorf("the next silences are %v apart", row)
+		}
+		n.set(func(n *network) { n.frozen = time.Time{} })
+		time.Sleep(3 * time.Second)
+		before = n.sent()
+		time.Sleep(10 * time.Second)
+		if now := n.sent() - before; now > usual+2 {
+			t.Errorf("%d packets in ten seconds, %d before", now, usual)
+		}
+	})
+}

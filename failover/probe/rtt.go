@@ -26,16 +26,15 @@ const (
 //
 // Every copy of a request is a request of its own and its answer names it, so an answer
 // always tells the round trip of the very packet it answers: Karn's rule (section 3), to
-// leave out what was sent twice, is not needed, and a path whose round trip is longer than
-// the pause between two copies is measured like any other. Lost packets give no sample,
+// leave out what was sent twice, is not needed within one probe, and a path whose round
+// trip is longer than the pause between two copies is measured like any other. Lost packets give no sample,
 // so loss alone neither shortens nor lengthens the wait.
 type roundTrip struct {
 	smooth, vary time.Duration // SRTT and RTTVAR; smooth is 0 before the first sample
 }
 
-// add takes in one measured round trip, at most the longest wait.
-func (e *roundTrip) add(r, most time.Duration) {
-	r = min(max(r, 1), most)
+// add takes in one measured round trip, more than 0.
+func (e *roundTrip) add(r time.Duration) {
 	if e.smooth == 0 {
 		e.smooth, e.vary = r, r/2
 		return
@@ -61,7 +60,7 @@ type plan struct {
 
 // plan returns the plan of the next probe, after unheard probes in a row that got no
 // answer. It waits three times as long as an answer may take (bound), at least
-// minTimeout and at most most, and half as long again after each unheard probe (RFC 6298
+// minTimeout and at most most, and half as long again for each unheard probe (RFC 6298
 // section 5.5 has twice as long; our answers count also when they come during the next
 // probe). All copies leave early enough for the last one's answer, as long as bound is
 // not above three fifths of most. An address not measured yet gets most.

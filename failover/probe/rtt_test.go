@@ -11,7 +11,7 @@ const ms = time.Millisecond
 func measured(r ...time.Duration) *roundTrip {
 	var e roundTrip
 	for i := range 1000 {
-		e.add(r[i%len(r)], 500*ms)
+		e.add(r[i%len(r)])
 	}
 	return &e
 }
@@ -63,11 +63,11 @@ func TestPlan(t *testing.T) {
 func TestEstimate(t *testing.T) {
 	t.Parallel()
 	var e roundTrip
-	e.add(100*ms, 500*ms)
+	e.add(100 * ms)
 	if e.smooth != 100*ms || e.vary != 50*ms || e.bound() != 300*ms {
 		t.Errorf("after 100 ms: %+v, may take %v; want 100 ms, 50 ms, 300 ms", e, e.bound())
 	}
-	e.add(180*ms, 500*ms)
+	e.add(180 * ms)
 	// RTTVAR = 3/4 · 50 + 1/4 · |100 − 180|, then SRTT = 7/8 · 100 + 1/8 · 180.
 	if e.smooth != 110*ms || e.vary != 57500*time.Microsecond || e.bound() != 340*ms {
 		t.Errorf("after 180 ms: %+v, may take %v; want 110 ms, 57.5 ms, 340 ms", e, e.bound())

@@ -24,6 +24,8 @@ type network struct {
 
 	mu     sync.Mutex
 	frozen time.Time   // when the switches stopped; zero: they run
+	closed bool        // nobody listens, and ICMP says so
+	resume time.Time   // a switch that stands still answers only then
 	times  []time.Time // of the packets that were sent
 	packet string      // the last one
 	to     netip.AddrPort
@@ -87,10 +89,15 @@ func (n *network) send(packet []byte, to netip.AddrPort) error {
 	time.AfterFunc(n.rtt/2, func() {
 		n.mu.Lock()
 		defer n.mu.Unlock()
+		if n.closed {
+			quoted := n.quoted
+			time.AfterFunc(n.rtt/2, func() { quoted(icmpError{to: to, refusal: true, quoted: packet}) })
+			return
+		}
 		if !n.frozen.IsZero() {
 			return
 		}
-		time.AfterFunc(wayBack, func() {
+		time.AfterFunc(wayBack+max(0, time.Until(n.resume)), func() {
 			n.mu.Lock()
 			heard := n.heard
 			n.mu.Unlock()

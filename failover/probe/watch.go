@@ -28,10 +28,17 @@ type watch struct {
 	start  time.Time // of the last probe
 	last   plan      // of the last probe
 	due    time.Time // when the timer is to come that is waited for
+	first  int       // number of its first request
 	sent   int       // requests of the last probe that left
 	late   bool      // timers of the last probe came late
 	failed int       // probes in a row without an answer, those that were late apart
 	lates  int       // probes in a row that were late
+
+	// backOff counts probes since the last answer that came within its own probe. As
+	// with TCP (RFC 6298 section 5.7, Karn) the wait stays long until then: a path that
+	// has become longer is measured by the next probes, and a switch that stood still
+	// for a moment, whose answers are late as well, leaves no trace.
+	backOff int
 }
 
 // row is what was sent to one address since its last answer: one probe as a rule, and
@@ -148,8 +155,9 @@ func (w *watch) probe(ctx context.Context) failover.ProbeResult {
 		w.newRow()
 	}
 	w.start, w.sent, w.late = time.Now(), 0, false
-	w.last = w.trip.plan(w.p.opts.Timeout, w.failed+w.lates)
-	first := len(w.row.sent) + 1
+	w.last = w.trip.plan(w.p.opts.Timeout, w.backOff)
+	w.backOff++
+	w.first = len(w.row.sent) + 1
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	var failure error
@@ -165,7 +173,7 @@ func (w *watch) probe(ctx context.Context) failover.ProbeResult {
 		case a := <-w.row.answers:
 			return w.answered(a)
 		case n := <-w.row.refusals:
-			if n < first {
+			if n < w.first {
 				continue // of a request of an earlier probe
 			}
 			return w.unheard(failover.OutcomeRefused, errRefused)
@@ -216,14 +224,16 @@ func (w *watch) send() error {
 	return err
 }
 
-// answered returns the result that a is, and begins a new row.
+// answered returns the result that a is, and begins a new row. An answer to the probe
+// under way is a measurement.
 func (w *watch) answered(a answer) failover.ProbeResult {
 	r := failover.ProbeResult{Node: w.node, Path: w.path, At: time.Now(), Code: a.code, Sent: w.sent, Outcome: outcomeOf(a.code)}
 	if a.number <= len(w.row.sent) {
 		r.RTT = max(1, a.at.Sub(w.row.sent[a.number-1]))
 		// Who was late may have read late.
-		if !w.late && !w.lateAt(a.at) {
-			w.trip.add(r.RTT, w.p.opts.Timeout)
+		if a.number >= w.first && a.at.Sub(w.start) <= w.last.timeout && !w.late && !w.lateAt(a.at) {
+			w.trip.add(r.RTT)
+			w.backOff = 0
 		}
 	}
 	w.newRow()
