@@ -230,3 +230,38 @@ func TestStallLeavesNoTrace(t *testing.T) {
 		}
 	})
 }
+
+// TestMeasurement says which answers measure the path.
+func TestMeasurement(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name    string
+		first   int           // request of the probe under way
+		late    bool          // an earlier timer of it was
+		due     time.Duration // when the next timer is to come
+		at      time.Duration // when the answer is read
+		measure bool
+	}{
+		{"in time", 1, false, 27 * ms, 20 * ms, true},
+		{"by the last copy", 1, false, 120 * ms, 119 * ms, true},
+		{"a timer was late before", 1, true, 120 * ms, 119 * ms, false},
+		{"the next timer is late", 1, false, 27 * ms, 60 * ms, false},
+		{"the probe is over", 1, false, time.Second, 121 * ms, false},
+		{"not the first probe of the row", 6, false, 27 * ms, 20 * ms, false},
+	} {
+		p := newProber(Options{Timeout: 500 * ms, MaxInFlight: 1}, newNetwork(0, 0))
+		start := time.Now()
+		w := watch{p: p, start: start, last: plan{timeout: 120 * ms}, first: tt.first, late: tt.late, due: start.Add(tt.due), backOff: 1}
+		w.newRow()
+		for range tt.first {
+			w.row.sent = append(w.row.sent, start)
+		}
+		got := w.answered(answer{number: tt.first, code: 200, at: start.Add(tt.at)})
+		if measured := w.trip.smooth != 0; got.RTT != tt.at || measured != tt.measure || (w.backOff == 0) != tt.measure {
+			t.Errorf("%s: %v, measured %v, back-off %d; want measured %v", tt.name, got.RTT, measured, w.backOff, tt.measure)
+		}
+		if len(w.row.sent) != 0 || got.Outcome != failover.OutcomeOK {
+			t.Errorf("%s: %+v, and the row goes on", tt.name, got)
+		}
+	}
+}

@@ -142,7 +142,7 @@ func TestScenarioSilence(t *testing.T) {
 			t.Errorf("silent after %v", silent)
 		}
 	}
-	for range 10 {
+	for range 5 {
 		if err := s.Pause(); err != nil {
 			t.Fatal(err)
 		}

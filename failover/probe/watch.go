@@ -34,10 +34,11 @@ type watch struct {
 	failed int       // probes in a row without an answer, those that were late apart
 	lates  int       // probes in a row that were late
 
-	// backOff counts probes since the last answer that came within its own probe. As
-	// with TCP (RFC 6298 section 5.7, Karn) the wait stays long until then: a path that
-	// has become longer is measured by the next probes, and a switch that stood still
-	// for a moment, whose answers are late as well, leaves no trace.
+	// backOff counts probes since the last measurement, which is an answer within the
+	// first probe of a row. As with TCP (RFC 6298 section 5.7, Karn) the wait stays long
+	// until then: a path that has become longer is measured by the first probe after
+	// its row, and a switch that stood still for a moment, whose answers are late as
+	// well, leaves no trace.
 	backOff int
 }
 
@@ -224,14 +225,15 @@ func (w *watch) send() error {
 	return err
 }
 
-// answered returns the result that a is, and begins a new row. An answer to the probe
-// under way is a measurement.
+// answered returns the result that a is, and begins a new row. An answer to the first
+// probe of a row, while it is under way, is a measurement.
 func (w *watch) answered(a answer) failover.ProbeResult {
 	r := failover.ProbeResult{Node: w.node, Path: w.path, At: time.Now(), Code: a.code, Sent: w.sent, Outcome: outcomeOf(a.code)}
 	if a.number <= len(w.row.sent) {
 		r.RTT = max(1, a.at.Sub(w.row.sent[a.number-1]))
-		// Who was late may have read late.
-		if a.number >= w.first && a.at.Sub(w.start) <= w.last.timeout && !w.late && !w.lateAt(a.at) {
+		// Who was late may have read late, and a switch that was silent before may have
+		// stood still.
+		if w.first == 1 && a.at.Sub(w.start) <= w.last.timeout && !w.late && !w.lateAt(a.at) {
 			w.trip.add(r.RTT)
 			w.backOff = 0
 		}
