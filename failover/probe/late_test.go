@@ -145,24 +145,24 @@ func TestStaleRefusal(t *testing.T) {
 		r.take()
 		r.next() // no probe is under way
 		n.set(func(n *network) { n.frozen = time.Now() })
+		first := n.sent() // of the next probe
 		if got := r.next(); got.Outcome != failover.OutcomeTimeout {
 			t.Errorf("%+v, want a timeout", got)
 		}
-		n.set(func(n *network) { n.frozen = time.Time{} })
-		old := n.last()
-		for n.last() == old {
-			time.Sleep(ms)
+		if n.sent() != first+copies+1 {
+			t.Errorf("%d packets, want those of one probe and the first of the next", n.sent()-first)
 		}
-		n.unreachable(old)
+		n.unreachable(first)
+		n.set(func(n *network) { n.frozen = time.Time{} })
 		if got := r.next(); got.Outcome != failover.OutcomeOK {
 			t.Errorf("refused by what an earlier probe met: %+v", got)
 		}
+		first = n.sent()
 		n.set(func(n *network) { n.frozen = time.Now() })
-		old = n.last()
-		for n.last() == old {
+		for n.sent() == first {
 			time.Sleep(ms)
 		}
-		n.unreachable(n.last())
+		n.unreachable(first)
 		if got := r.next(); got.Outcome != failover.OutcomeRefused {
 			t.Errorf("%+v, want refused", got)
 		}

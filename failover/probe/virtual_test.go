@@ -27,7 +27,7 @@ type network struct {
 	closed bool        // nobody listens, and ICMP says so
 	resume time.Time   // a switch that stands still answers only then
 	times  []time.Time // of the packets that were sent
-	packet string      // the last one
+	recent [16]string  // packet i of all at i modulo 16
 	to     netip.AddrPort
 	stopAt int           // this process is stopped after so many packets, once
 	block  time.Duration // for so long
@@ -69,7 +69,7 @@ func (n *network) send(packet []byte, to netip.AddrPort) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.times = append(n.times, time.Now())
-	n.packet, n.to = string(packet), to
+	n.recent[(len(n.times)-1)%len(n.recent)], n.to = string(packet), to
 	if n.fails > 0 {
 		n.fails--
 		return n.fail
@@ -120,17 +120,10 @@ func (n *network) sent() int {
 	return len(n.times)
 }
 
-// last returns the packet that was sent last.
-func (n *network) last() string {
+// unreachable tells that packet i, one of the last sixteen, met a closed port.
+func (n *network) unreachable(i int) {
 	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.packet
-}
-
-// unreachable tells that packet met a closed port.
-func (n *network) unreachable(packet string) {
-	n.mu.Lock()
-	quoted, to := n.quoted, n.to
+	quoted, to, packet := n.quoted, n.to, n.recent[i%len(n.recent)]
 	n.mu.Unlock()
 	quoted(icmpError{to: to, refusal: true, quoted: []byte(packet)})
 }
