@@ -36,7 +36,7 @@ const (
 	OutcomeTimeout            // nothing came back in time
 	OutcomeRefused            // ICMP port unreachable: nobody listens there
 	OutcomeOverloaded         // 503: alive, and asks to be left alone
-	OutcomeError              // could not be sent, or an answer that is no answer
+	OutcomeError              // no packet could leave
 	OutcomeLate               // this observer's own timers came late: it does not know
 )
 
@@ -72,8 +72,8 @@ type ProbeResult struct {
 	At      time.Time     // when the result was known
 	Err     error         // why there is no answer; nil otherwise
 
-	// Sent counts the copies of the request that were sent, the first one included;
-	// 0 is not known. With more than one, RTT is an upper bound.
+	// Sent counts the copies of the request that were sent, the first one included; 0 is not
+	// known. RTT is that of the copy that was answered.
 	Sent int
 }
 
