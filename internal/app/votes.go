@@ -20,6 +20,11 @@ const (
 	voteReads    = 5           // reads within two renewals
 	voteMaxLasts = time.Minute // what a note may ask for at most
 	voteMinPause = 50 * time.Millisecond
+
+	// When this observer's vote says something new, the others' will soon, too: for so long
+	// they are read more often.
+	voteNews      = 2 * time.Second
+	voteNewsPause = 100 * time.Millisecond
 )
 
 // voter posts this observer's vote on the board of the registry, and reads the others'.
@@ -31,7 +36,8 @@ type voter struct {
 	now     func() time.Time
 	gone    func() bool // the daemon was killed: say nothing any more
 	log     *slog.Logger
-	wake    chan struct{} // the vote says something new
+	wake    chan struct{} // the vote says something new: post it
+	listen  chan struct{} // the same: read the others'
 
 	mu       sync.Mutex
 	stats    voteStats
@@ -59,7 +65,7 @@ type voteStats struct {
 func newVoter(a *App, board registry.Board) *voter {
 	return &voter{
 		board: board, tracker: a.tracker, name: a.cfg.Name, renew: a.cfg.Registry.LeaseRenew, now: a.now,
-		gone: a.publisher.cut.Load, log: a.log.With("component", "votes"), wake: make(chan struct{}, 1),
+		gone: a.publisher.cut.Load, log: a.log.With("component", "votes"), wake: make(chan struct{}, 1), listen: make(chan struct{}, 1),
 		heard: map[string]*heardVote{}, reported: map[string]bool{},
 	}
 }
@@ -67,11 +73,13 @@ func newVoter(a *App, board registry.Board) *voter {
 // instance tells this run of an observer from every other one of its name.
 func instance() string { return crand.Text()[:12] }
 
-// changed has the vote posted at once. It does not block.
+// changed has the vote posted at once, and the others' read. It does not block.
 func (v *voter) changed() {
-	select {
-	case v.wake <- struct{}{}:
-	default:
+	for _, c := range []chan struct{}{v.wake, v.listen} {
+		select {
+		case c <- struct{}{}:
+		default:
+		}
 	}
 }
 
@@ -147,15 +155,31 @@ func (v *voter) takeBack(ctx context.Context) {
 
 func (v *voter) deadline() time.Duration { return max(v.renew, 500*time.Millisecond) }
 
-// read reads the others' votes now and then, until ctx ends.
+// read reads the others' votes now and then, and often while there is news, until ctx ends.
 func (v *voter) read(ctx context.Context) error {
-	return every(ctx, max(2*v.renew/voteReads, voteMinPause), func() {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	var news time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-v.listen:
+			news = time.Now()
+		case <-timer.C:
+		}
+		began := time.Now()
 		read := v.readOnce(ctx) == nil
 		if ctx.Err() == nil {
 			now := v.now()
 			v.tracker.Votes(now, v.fresh(now), read && v.tookOurs())
 		}
-	})
+		pause := max(2*v.renew/voteReads, voteMinPause)
+		if time.Since(news) < voteNews {
+			pause = min(pause, voteNewsPause)
+		}
+		timer.Reset(max(pause-time.Since(began), voteMinPause))
+	}
 }
 
 // tookOurs reports whether the registry took this observer's last vote.
