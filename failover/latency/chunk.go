@@ -21,16 +21,17 @@ import (
 //	as of       4 bytes, Unix seconds: ages count back from here
 //	IPv4        2 bytes, number of entries
 //	            3 bytes of address, 2 estimate (quarters of a millisecond), 1 samples,
-//	            1 visits, 1 registrations since the network is known or its route
-//	            changed (both 8 log2(1+n)), 1 age of the latest sample (minutes, 255 is more)
+//	            1 phones, 1 addresses of these, 1 visits, 1 registrations since the
+//	            network is known or its route changed (both 8 log2(1+n)), 1 age
+//	            (minutes, 255 is more): half of the phones were heard since
 //	IPv6        2 bytes, number of entries; 6 bytes of address, the rest as above
 //
 // Networks ascend, so that none comes twice. A chunk of another version is skipped and
 // counted by whoever reads it.
 const (
-	chunkVersion = 1
+	chunkVersion = 2
 	chunkHead    = 9
-	entryTail    = 6
+	entryTail    = 8
 
 	// MaxChunkLen bounds a chunk in bytes; MaxChunks the chunks of a node.
 	MaxChunkLen = 16 << 10
@@ -46,7 +47,9 @@ type entry struct {
 	network  netip.Prefix
 	estimate quarters
 	samples  uint8     // 1 to ringSize
-	visits   visitCode // registrations that are there now
+	phones   uint8     // that showed it, 1 to maxPhones
+	hosts    uint8     // addresses that they have, 1 to phones
+	visits   visitCode // phones that are there now
 	seen     visitCode // registrations since the network is known or its route changed
 	age      uint8     // minutes
 }
@@ -78,7 +81,7 @@ func encodeChunk(asOf time.Time, entries []entry) string {
 			e := &family[i]
 			b = append(b, e.network.Addr().AsSlice()[:e.network.Bits()/8]...)
 			b = binary.BigEndian.AppendUint16(b, uint16(e.estimate))
-			b = append(b, e.samples, byte(e.visits), byte(e.seen), e.age)
+			b = append(b, e.samples, e.phones, e.hosts, byte(e.visits), byte(e.seen), e.age)
 		}
 	}
 	return string(b)
@@ -136,10 +139,11 @@ func decodeEntry(b []byte, width int) (entry, error) {
 	tail := b[width:]
 	e := entry{
 		network: network, estimate: quarters(binary.BigEndian.Uint16(tail)),
-		samples: tail[2], visits: visitCode(tail[3]), seen: visitCode(tail[4]), age: tail[5],
+		samples: tail[2], phones: tail[3], hosts: tail[4],
+		visits: visitCode(tail[5]), seen: visitCode(tail[6]), age: tail[7],
 	}
-	if e.estimate == 0 || e.estimate > quartersOf(maxRTT) || e.samples == 0 || e.samples > ringSize {
-		return e, fmt.Errorf("%w: estimate %v of %d samples for %v", ErrChunk, e.estimate.ms(), e.samples, network)
+	if e.estimate == 0 || e.estimate > quartersOf(maxRTT) || e.samples == 0 || e.samples > ringSize || e.phones == 0 || e.phones > maxPhones || e.hosts == 0 || e.hosts > e.phones {
+		return e, fmt.Errorf("%w: estimate %v of %d samples, %d phones, %d addresses for %v", ErrChunk, e.estimate.ms(), e.samples, e.phones, e.hosts, network)
 	}
 	if _, ok := networkOf(network.Addr()); !ok && network.Addr() != netip.IPv4Unspecified() && network.Addr() != netip.IPv6Unspecified() {
 		return e, fmt.Errorf("%w: %v is no client network", ErrChunk, network)

@@ -22,9 +22,9 @@ func TestBadChunksAreRefused(t *testing.T) {
 	}
 	for name, bad := range map[string]string{
 		"too short": good[:5], "cut off": good[:len(good)-1], "too long": good + "x", "huge": strings.Repeat("x", MaxChunkLen+1),
-		"another version": change(0, 2), "no samples": change(12, 0), "too many samples": change(12, ringSize+1),
-		"no time": change(10, 0, 0), "more than four seconds": change(10, 0xff, 0xff), "multicast": change(16, 224, 0, 0),
-		"twice": change(16, []byte(good)[7:10]...), "descending": change(16, 1, 2, 3),
+		"another version": change(0, 1), "no phones": change(13, 0), "too many phones": change(13, maxPhones+1), "no address": change(14, 0), "more addresses than phones": change(14, 2), "no samples": change(12, 0), "too many samples": change(12, ringSize+1),
+		"no time": change(10, 0, 0), "more than four seconds": change(10, 0xff, 0xff), "multicast": change(18, 224, 0, 0),
+		"twice": change(18, []byte(good)[7:10]...), "descending": change(18, 1, 2, 3),
 	} {
 		if err := m.book.Put("london/0", bad); !errors.Is(err, ErrChunk) {
 			t.Errorf("%s: %v", name, err)
@@ -53,7 +53,7 @@ func FuzzChunk(f *testing.F) {
 	f.Add(encodeChunk(m.now, m.estimates["london"].entries(m.now)))
 	f.Add(encodeChunk(m.now, nil))
 	f.Add("")
-	f.Add("\x01\x00\x00\x00\x00\xff\xff")
+	f.Add("\x02\x00\x00\x00\x00\xff\xff")
 	f.Fuzz(func(t *testing.T, s string) {
 		asOf, entries, err := decodeChunk(s)
 		if err != nil {

@@ -2,6 +2,7 @@ package latency
 
 import (
 	"cmp"
+	"hash/maphash"
 	"math"
 	"net/netip"
 	"slices"
@@ -9,7 +10,7 @@ import (
 	"time"
 )
 
-// What a network's cell keeps, and how it forgets.
+// What is kept of a phone, and how it is forgotten.
 const (
 	ringSize = 8 // latest samples
 
@@ -50,8 +51,9 @@ func threshold(ms float64) float64 { return max(gainMS, gainShare*ms) }
 
 // Options configure Estimates.
 type Options struct {
-	// MaxNetworks bounds the memory: some 110 bytes for each. When it is exceeded, the
-	// sixteenth that says least goes: few registrations, long ago. 0 means
+	// MaxNetworks bounds the memory: some 500 bytes for each, because at most
+	// phonesPerNetwork times as many phones are followed. When either is exceeded, the
+	// sixteenth of the networks that says least goes: few phones, long ago. 0 means
 	// DefaultMaxNetworks.
 	MaxNetworks int
 }
@@ -60,16 +62,20 @@ type Options struct {
 const (
 	DefaultMaxNetworks = 16 << 10
 	MaxNetworks        = 64 << 10
+
+	phonesPerNetwork = 4 // on average
 )
 
 // Estimates are what one node's own clients showed, by network. They are for
 // concurrent use and keep no time of their own.
 type Estimates struct {
-	max int
+	max  int
+	seed maphash.Seed // of the phones' numbers
 
-	mu    sync.Mutex
-	cells map[netip.Prefix]*cell
-	stats EstimatesStats
+	mu     sync.Mutex
+	cells  map[netip.Prefix]*cell
+	phones int // of all cells
+	stats  EstimatesStats
 }
 
 // EstimatesStats counts what came in.
@@ -78,18 +84,11 @@ type EstimatesStats struct {
 	Refused  uint64 // too long, or from no client's address
 	Evicted  uint64 // networks that had to make room
 	Networks int
-}
+	Phones   int // that are followed
 
-// cell is one network's history.
-type cell struct {
-	rtt    [ringSize]quarters
-	at     [ringSize]int64 // Unix seconds
-	coarse [ringSize]bool  // may be a tick off
-	n      uint8           // samples in the ring
-	next   uint8           // where the next one goes
-	visits float32         // decayed to the time last
-	last   int64           // Unix seconds
-	seen   uint32          // visits since the network is known or its route changed
+	// PassedOver counts samples of phones that are not followed, because enough others of
+	// their network are.
+	PassedOver uint64
 }
 
 // NewEstimates returns empty Estimates.
@@ -97,34 +96,47 @@ func NewEstimates(o Options) *Estimates {
 	if o.MaxNetworks <= 0 {
 		o.MaxNetworks = DefaultMaxNetworks
 	}
-	return &Estimates{max: min(o.MaxNetworks, MaxNetworks), cells: make(map[netip.Prefix]*cell)}
+	return &Estimates{max: min(o.MaxNetworks, MaxNetworks), seed: maphash.MakeSeed(), cells: make(map[netip.Prefix]*cell)}
 }
 
 // Add takes a sample. Times should not go back by more than a clock's correction.
 func (e *Estimates) Add(s Sample) {
 	network, ok := networkOf(s.Client)
+	if !ok || s.RTT < 0 || s.RTT > maxRTT || s.RTT == 0 && !s.Visit {
+		e.mu.Lock()
+		e.stats.Refused++
+		e.mu.Unlock()
+		return
+	}
+	address := addressOf(s.Client)
+	id, from := maphash.Comparable(e.seed, address), uint32(maphash.Comparable(e.seed, address))
+	if s.Phone != "" {
+		id = maphash.String(e.seed, s.Phone)
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if ok && s.RTT == 0 && s.Visit {
-		if c := e.cells[network]; c != nil {
-			c.visit(s.At.Unix())
-		}
-		return
-	}
-	if !ok || s.RTT <= 0 || s.RTT > maxRTT {
-		e.stats.Refused++
-		return
-	}
-	e.stats.Samples++
 	c := e.cells[network]
+	if s.RTT == 0 && c == nil {
+		return
+	}
+	if s.RTT > 0 {
+		e.stats.Samples++
+	}
 	if c == nil {
-		if len(e.cells) >= e.max {
+		if len(e.cells) >= e.max || e.phones >= e.max*phonesPerNetwork {
 			e.evict(s.At.Unix())
 		}
 		c = &cell{}
 		e.cells[network] = c
 	}
-	c.add(s)
+	before := len(c.phones)
+	if !c.add(id, from, &s) {
+		e.stats.PassedOver++
+	}
+	e.phones += len(c.phones) - before
+	if e.phones > e.max*phonesPerNetwork {
+		e.evict(s.At.Unix())
+	}
 }
 
 // Stats returns the counters.
@@ -132,7 +144,7 @@ func (e *Estimates) Stats() EstimatesStats {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	s := e.stats
-	s.Networks = len(e.cells)
+	s.Networks, s.Phones = len(e.cells), e.phones
 	return s
 }
 
@@ -151,114 +163,44 @@ func (e *Estimates) evict(now int64) {
 		return cmp.Or(cmp.Compare(a.value, b.value), a.network.Addr().Compare(b.network.Addr()))
 	})
 	for _, u := range all[:max(1, len(all)/16)] {
+		e.phones -= len(e.cells[u.network].phones)
 		delete(e.cells, u.network)
 		e.stats.Evicted++
 	}
 }
 
-func (c *cell) add(s Sample) {
-	now := s.At.Unix()
-	c.rtt[c.next], c.at[c.next], c.coarse[c.next] = quartersOf(s.RTT), now, s.Visit
-	c.next = (c.next + 1) % ringSize
-	c.n = min(c.n+1, ringSize)
-	if s.Visit {
-		c.visit(now)
-	}
-	c.shift()
-}
-
-func (c *cell) visit(now int64) {
-	c.visits, c.last = float32(c.visitsAt(now)+1), now
-	c.seen++
-}
-
-// shift forgets what was before a change of route for the worse: when the latest
-// samples are all clearly above the estimate from the earlier ones. A change for the
-// better needs nothing of the kind: one low sample is proof enough.
-func (c *cell) shift() {
-	if c.n <= shifted {
-		return
-	}
-	latest := math.Inf(1)
-	var before []quarters
-	for i := range c.n {
-		at := (c.next + ringSize - 1 - i) % ringSize
-		if i < shifted {
-			latest = min(latest, c.rtt[at].ms())
-		} else {
-			before = append(before, c.rtt[at])
-		}
-	}
-	slices.Sort(before)
-	if old := before[0].ms(); latest > old+max(threshold(old), tickMS) {
-		c.n, c.seen = shifted, shifted
-	}
-}
-
-// latest returns when the last sample came, in Unix seconds.
-func (c *cell) latest() int64 { return c.at[(c.next+ringSize-1)%ringSize] }
-
-func (c *cell) visitsAt(now int64) float64 {
-	return float64(c.visits) * math.Exp2(-float64(max(0, now-c.last))/visitHalfLife.Seconds())
-}
-
-// estimate returns the mean of the samples around the low quantile at a time, each
-// weighted by its age.
-func (c *cell) estimate(now int64) quarters {
-	type weighted struct {
-		rtt    quarters
-		weight float64
-		coarse bool
-	}
-	var all [ringSize]weighted
-	sum := 0.0
-	for i := range c.n {
-		at := (c.next + ringSize - 1 - i) % ringSize
-		w := math.Exp2(-float64(max(0, now-c.at[at])) / halfLife.Seconds())
-		if c.coarse[at] {
-			w *= coarseWeight
-		}
-		all[i] = weighted{c.rtt[at], w, c.coarse[at]}
-		sum += w
-	}
-	used := all[:c.n]
-	slices.SortFunc(used, func(a, b weighted) int { return cmp.Compare(a.rtt, b.rtt) })
-	low, below := used[len(used)-1], 0.0
-	for _, w := range used {
-		if below += w.weight; below >= lowQuantile*sum {
-			low = w
-			break
-		}
-	}
-	mean, near, window := 0.0, 0.0, fineMS
-	if low.coarse {
-		window = tickMS
-	}
-	for _, w := range used {
-		if math.Abs(w.rtt.ms()-low.rtt.ms()) <= window {
-			mean += w.weight * w.rtt.ms()
-			near += w.weight
-		}
-	}
-	return quarters(max(1, math.Round(4*mean/near))) //nolint:gosec // at most maxRTT
-}
-
 // entries returns what there is to share at a time, by network, and forgets what is
-// too old.
+// too old. A phone counts in one network of each parent, that of its latest sample:
+// somebody who has many addresses is nobody's neighbour everywhere.
 func (e *Estimates) entries(now time.Time) []entry {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	at := now.Unix()
-	out := make([]entry, 0, len(e.cells))
+	heard := make(map[uint64]int64, e.phones)
 	for network, c := range e.cells {
-		age := max(0, at-c.latest())
-		if age > int64(keep/time.Second) {
+		before := len(c.phones)
+		c.phones = slices.DeleteFunc(c.phones, func(p account) bool { return at-p.heard() > int64(keep/time.Second) })
+		if e.phones += len(c.phones) - before; len(c.phones) == 0 {
 			delete(e.cells, network)
 			continue
 		}
+		parent := mix(networkNumber(parentOf(network)))
+		for i := range c.phones {
+			p := &c.phones[i]
+			heard[p.id^parent] = max(heard[p.id^parent], p.latest())
+		}
+	}
+	out := make([]entry, 0, len(e.cells))
+	for network, c := range e.cells {
+		parent := mix(networkNumber(parentOf(network)))
+		j := c.join(at, func(p *account) bool { return heard[p.id^parent] > p.latest() })
+		if j.phones == 0 {
+			continue
+		}
 		out = append(out, entry{
-			network: network, estimate: c.estimate(at), samples: c.n,
-			visits: visitCodeOf(c.visitsAt(at)), seen: visitCodeOf(float64(c.seen)), age: uint8(min(age/60, math.MaxUint8)),
+			network: network, estimate: quarters(max(1, math.Round(4*j.ms))), //nolint:gosec // at most maxRTT
+			samples: uint8(j.samples), phones: uint8(j.phones), hosts: uint8(j.hosts), //nolint:gosec // bounded
+			visits: visitCodeOf(j.visits), seen: visitCodeOf(float64(c.seen)), age: uint8(min(j.age/60, math.MaxUint8)), //nolint:gosec // bounded
 		})
 	}
 	slices.SortFunc(out, func(a, b entry) int { return compareNetworks(a.network, b.network) })

@@ -150,7 +150,7 @@ func TestChunksCarryEntries(t *testing.T) {
 	if err != nil || !asOf.Equal(m.now.Truncate(time.Second)) || fmt.Sprint(got) != fmt.Sprint(want) || len(got) != 2 {
 		t.Errorf("%v %v %v, want %v", asOf, got, err, want)
 	}
-	if got[1].estimate.ms() != 31.25 || got[0].age != 3 || got[0].samples != 3 || math.Abs(got[0].seen.visits()-3) > 0.3 {
+	if got[1].estimate.ms() != 31.25 || got[0].age != 3 || got[0].samples != 3 || got[0].phones != 1 || math.Abs(got[0].seen.visits()-1) > 0.1 {
 		t.Errorf("%+v", got)
 	}
 }

@@ -60,6 +60,15 @@ func (m *mesh) shows(node pbxmesh.NodeID, client string, rtt float64, times int)
 	}
 }
 
+// show lets as many accounts as there are addresses from a client's on register once at a node.
+func (m *mesh) show(node pbxmesh.NodeID, first string, phones int, rtt float64) {
+	at := addr(first)
+	for range phones {
+		m.shows(node, at.String(), rtt, 1)
+		at = at.Next()
+	}
+}
+
 func (m *mesh) view() *View {
 	m.t.Helper()
 	for node, p := range m.publishers {

@@ -34,8 +34,9 @@ const (
 	// changed: the board may have lost it.
 	RefreshAfter = 10 * time.Minute
 
-	// NoteTTL is how long a chunk outlives its node's daemon.
-	NoteTTL = 6 * time.Hour
+	// NoteTTL is how long a chunk outlives its node's daemon, on the board and, by the
+	// time that it says itself, in a View.
+	NoteTTL = 3 * RefreshAfter
 )
 
 // NewPublisher returns a Publisher that has posted nothing.
@@ -101,7 +102,7 @@ func significant(entries []entry) string {
 	for i := range entries {
 		e := &entries[i]
 		b = append(b, e.network.Addr().AsSlice()[:e.network.Bits()/8]...)
-		b = append(b, byte(e.estimate>>10), byte(e.estimate>>2), e.samples, byte(e.visits)/4, byte(e.seen)/8)
+		b = append(b, byte(e.estimate>>10), byte(e.estimate>>2), e.samples, e.phones, e.hosts, byte(e.visits)/4, byte(e.seen)/8)
 	}
 	return string(b)
 }

@@ -17,6 +17,14 @@ const (
 	// A sample of the parent or the AS is worth so much of an own one as evidence.
 	parentShare, asShare = 0.25, 0.125
 
+	// hint is the most evidence that an estimate gives which rests on less than half as many
+	// phones as the one with the most: it is followed up, and changes nothing.
+	hint = 1.9
+
+	// groupShare is the share of the phones of a parent or an AS that must have shown a
+	// node, and two of them where there are two, so that neighbours are told.
+	groupShare = 0.125
+
 	// enough is the evidence, in samples, that a node needs to be chosen for its
 	// latency when others were measured.
 	enough = 2.0
@@ -62,7 +70,9 @@ type Figure struct {
 	Score    float64 // the estimate that ranks
 	Own      float64 // low quantile of the network's own samples, 0 without any
 	Samples  int     // behind Own
-	Visits   float64 // registrations of the network that are at the node now, about
+	Phones   float64 // behind Own
+	Few      bool    // Own rests on too few of the network's phones to change anything
+	Visits   float64 // phones of the network that are at the node now, about
 	Seen     float64 // registrations since the network is known or its route changed
 	Parent   float64 // of the parent network, 0 without samples
 	AS       float64 // of the AS in this part of the world, 0 without samples
@@ -128,7 +138,7 @@ func judge(figures []Figure, maxCost float64) Judgement {
 			most = i
 		}
 	}
-	if sum >= fewVisits && figures[most].Visits >= settledShare*sum {
+	if sum >= fewVisits && !figures[most].Few && figures[most].Visits >= settledShare*sum {
 		j.Incumbent = most
 		gain := figures[most].Score - figures[best].Score
 		if best != most && (figures[best].Evidence < enough || gain <= threshold(figures[most].Score)) {
@@ -160,10 +170,14 @@ func (j *Judgement) explore(figures []Figure, maxCost float64, tired bool) {
 			continue
 		}
 		hope := max(f.Lowest, f.Score*(1-1/(1+f.Evidence)))
+		shown := f.Score
+		if f.Few {
+			shown = min(shown, f.Own) // somebody says so: look at it
+		}
 		switch {
 		case f.Evidence == 0 && tired:
 			known = append(known, i)
-		case f.Evidence < enough && f.Score < present-worthMS,
+		case f.Evidence < enough && shown < present-worthMS,
 			f.Parent > 0 && f.Age < retryAfter && f.OwnAge >= retryAfter && f.Expected < present-threshold(present):
 			// Not measured enough, or a neighbour just found a better route.
 			better = append(better, i)

@@ -11,6 +11,11 @@ type Sample struct {
 	RTT    time.Duration // 0 is a visit that measured nothing
 	At     time.Time     // when it was seen
 
+	// Phone names the account that registered, as the switch found it right: user@domain
+	// of its directory. Samples of one account are one phone's. "" takes the address for
+	// the phone.
+	Phone string
+
 	// Visit says that the client registered just then: it is this node that the network
 	// uses. A keep-alive is no visit, and is timed by the switch itself, which is better
 	// than from outside.
@@ -40,6 +45,17 @@ func networkOf(client netip.Addr) (network netip.Prefix, ok bool) {
 	}
 	network, _ = client.Prefix(n)
 	return network, true
+}
+
+// addressOf returns what stands for one host: an IPv4 address, or the /64 of an IPv6 one, in
+// which a host chooses its addresses.
+func addressOf(client netip.Addr) netip.Addr {
+	client = client.Unmap().WithZone("")
+	if client.Is6() {
+		p, _ := client.Prefix(64)
+		return p.Addr()
+	}
+	return client
 }
 
 // parentOf returns the wider network around one of networkOf.

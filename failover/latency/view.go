@@ -72,6 +72,9 @@ type observation struct {
 	node     int
 	ms       float64
 	samples  int
+	phones   float64 // that it rests on
+	spread   float64 // the same, at most perAddress of each address
+	few      bool    // too few of the network's phones: a hint, which moves nothing
 	evidence float64 // samples, less for their age
 	weight   float64 // the same, much less for their age
 	age      float64 // minutes
@@ -100,7 +103,8 @@ func (w *Where) asKey() (groupKey, bool) {
 // group is what its networks showed together, by node.
 type group struct {
 	collected [][]estimated
-	joined    []estimated
+	joined    []estimated // zero for nodes that too few phones showed
+	phones    []float64
 	evidence  []float64
 	age       []float64 // minutes since the latest sample
 	where     Where     // of the member with the most registrations
@@ -175,27 +179,50 @@ func (v *View) collect(b *Book) {
 	if b == nil {
 		return
 	}
+	at := time.Unix(int64(v.Slot)*int64(Slot/time.Second), 0) //nolint:gosec // a time
 	b.all(func(node pbxmesh.NodeID, asOf time.Time, e *entry) {
 		i, ok := index[node]
-		if !ok {
+		silent := at.Sub(asOf)
+		if !ok || silent > NoteTTL {
 			return
 		}
+		// A daemon that lives says so every RefreshAfter. Beyond it its estimates grow old.
+		age := min(float64(e.age)+max(0, (silent-RefreshAfter).Minutes()), math.MaxUint8)
 		n := v.networks[e.network]
 		if n == nil {
 			n = &network{}
 			v.networks[e.network] = n
 		}
 		o := observation{
-			node: i, ms: e.estimate.ms(), samples: int(e.samples), visits: e.visits.visits(), seen: e.seen.visits(), asOf: asOf,
-			evidence: float64(e.samples) * math.Exp2(-float64(e.age)/evidenceHalfLife),
-			weight:   float64(e.samples) * math.Exp2(-float64(e.age)/scoreHalfLife), age: float64(e.age),
+			node: i, ms: e.estimate.ms(), samples: int(e.samples), phones: float64(e.phones), spread: float64(min(e.phones, perAddress*e.hosts)), visits: e.visits.visits(), seen: e.seen.visits(), asOf: asOf,
+			evidence: float64(e.samples) * math.Exp2(-age/evidenceHalfLife),
+			weight:   float64(e.samples) * math.Exp2(-age/scoreHalfLife), age: age,
 		}
-		if at := slices.IndexFunc(n.observed, func(o observation) bool { return o.node == i }); at < 0 {
+		if k := slices.IndexFunc(n.observed, func(o observation) bool { return o.node == i }); k < 0 {
 			n.observed = append(n.observed, o)
-		} else if n.observed[at].asOf.Before(asOf) {
-			n.observed[at] = o
+		} else if n.observed[k].asOf.Before(asOf) {
+			n.observed[k] = o
 		}
 	})
+	for _, n := range v.networks {
+		n.weigh()
+	}
+}
+
+// weigh finds the observations that rest on too few of the network's phones. How many
+// phones there are is what the node says that most of them showed.
+func (n *network) weigh() {
+	phones, spread := 0.0, 0.0
+	for i := range n.observed {
+		phones, spread = max(phones, n.observed[i].phones), max(spread, n.observed[i].spread)
+	}
+	for i := range n.observed {
+		o := &n.observed[i]
+		o.visits *= o.spread / o.phones
+		if o.few = 2*o.phones < phones || 2*o.spread < spread; o.few {
+			o.evidence = min(o.evidence, hint)
+		}
+	}
 }
 
 // trim keeps the networks with the most registrations.
@@ -250,7 +277,12 @@ func (v *View) group() {
 	}
 	for _, g := range v.groups {
 		g.joined = make([]estimated, len(v.Nodes))
+		most := slices.Max(g.phones)
 		for i, list := range g.collected {
+			if g.phones[i] < groupShare*most || g.phones[i] < min(2, most) {
+				g.evidence[i] = 0
+				continue
+			}
 			g.joined[i] = weightedMedian(list)
 		}
 		g.collected = nil
@@ -260,16 +292,20 @@ func (v *View) group() {
 func (v *View) join(key groupKey, n *network) {
 	g := v.groups[key]
 	if g == nil {
-		g = &group{collected: make([][]estimated, len(v.Nodes)), evidence: make([]float64, len(v.Nodes)), age: make([]float64, len(v.Nodes)), where: n.where}
+		g = &group{collected: make([][]estimated, len(v.Nodes)), phones: make([]float64, len(v.Nodes)), evidence: make([]float64, len(v.Nodes)), age: make([]float64, len(v.Nodes)), where: n.where}
 		v.groups[key] = g
 	}
 	for i := range n.observed {
 		o := &n.observed[i]
+		if o.few {
+			continue
+		}
 		if len(g.collected[o.node]) == 0 || o.age < g.age[o.node] {
 			g.age[o.node] = o.age
 		}
-		g.collected[o.node] = append(g.collected[o.node], estimated{o.ms, o.weight})
-		g.evidence[o.node] += o.evidence
+		g.collected[o.node] = append(g.collected[o.node], estimated{o.ms, o.spread * math.Exp2(-o.age/scoreHalfLife)})
+		g.evidence[o.node] += o.spread * math.Exp2(-o.age/evidenceHalfLife)
+		g.phones[o.node] += o.spread
 	}
 	if visits := n.visits(); visits > g.visits {
 		g.where, g.visits = n.where, visits
@@ -380,6 +416,10 @@ func (v *View) figures(prefix netip.Prefix, n *network, out []Figure) {
 		f.Parent, f.AS = weight(parent, i).ms, weight(as, i).ms
 		if o := own[i]; o != nil {
 			f.Own, f.Samples, f.Visits, f.Seen = o.ms, o.samples, o.visits, o.seen
+			f.Phones, f.Few = o.phones, o.few
+			if o.few {
+				continue
+			}
 			access = min(access, o.ms-f.Prior)
 			if f.Parent > 0 {
 				apart = min(apart, o.ms-f.Parent)
@@ -390,7 +430,7 @@ func (v *View) figures(prefix netip.Prefix, n *network, out []Figure) {
 	for i := range out {
 		f := &out[i]
 		for k := range n.observed {
-			if n.observed[k].samples < 2 {
+			if n.observed[k].samples < 2 || n.observed[k].few {
 				continue // one sample may be a tick too short or too long
 			}
 			// The triangle: what is near one node cannot be near a far one.
@@ -409,7 +449,9 @@ func (v *View) figures(prefix netip.Prefix, n *network, out []Figure) {
 		shown := 0.0
 		if o := own[i]; o != nil {
 			shown, f.Age, f.OwnAge = o.evidence, o.age, o.age
-			f.Score = blend(estimated{o.ms, max(o.weight, ownLeast)}, expect, ownWeight+min(parentShare*p.weight, ownWeight))
+			if !o.few {
+				f.Score = blend(estimated{o.ms, max(o.weight, ownLeast)}, expect, ownWeight+min(parentShare*p.weight, ownWeight))
+			}
 		}
 		f.Evidence = shown
 		if p.weight > 0 {
@@ -442,6 +484,9 @@ func (v *View) placeOf(n *network) pbxmesh.Location {
 	nearest := -1
 	for i := range n.observed {
 		o := &n.observed[i]
+		if o.few {
+			continue
+		}
 		if o.ms < lowestMS(where, v.Nodes[o.node].Location)-placeSlackMS-tickMS {
 			where = pbxmesh.Location{}
 		}

@@ -119,8 +119,8 @@ func TestOwnSamplesWinOverDistance(t *testing.T) {
 	if e := m.view().Explain(addr(client)); e.Figures[1].Source() != "distance" || e.Order[0] != 1 {
 		t.Errorf("before any sample: %+v", e)
 	}
-	m.shows("london", client, 150, 6) // a detour
-	m.shows("buffalo", client, 95, 4)
+	m.show("london", client, 6, 150) // a detour
+	m.show("buffalo", client, 4, 95)
 	v := m.view()
 	if got := v.settledOrder(client); !slices.Equal(got, []pbxmesh.NodeID{"buffalo", "london", "singapore"}) {
 		t.Errorf("%v, %+v", got, v.Explain(addr(client)))
@@ -148,8 +148,8 @@ func TestASSharesWhatItsNetworksShow(t *testing.T) {
 	m := newMesh(t)
 	m.in.Places = fixed{Where{Location: pbxmesh.Location{Latitude: 40.42, Longitude: -3.70}, AS: 64500}}
 	for i := range 12 {
-		m.shows("london", fmt.Sprintf("198.%d.1.1", i), 150, 4)
-		m.shows("buffalo", fmt.Sprintf("198.%d.1.1", i), 95, 3)
+		m.show("london", fmt.Sprintf("198.%d.1.1", i), 4, 150)
+		m.show("buffalo", fmt.Sprintf("198.%d.1.1", i), 3, 95)
 	}
 	m.shows("london", "203.0.113.5", 152, 4)
 	e := m.view().Explain(addr("203.0.113.5"))
