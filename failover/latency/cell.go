@@ -27,7 +27,7 @@ const (
 // cell is one network's history.
 type cell struct {
 	phones []account // at most maxPhones
-	seen   uint32  // registrations since the network is known or its route changed, one a phone and minute
+	seen   uint32    // registrations since the network is known or its route changed, one a phone and minute
 }
 
 // phone returns the phone with an id, and makes room for a new one; nil when others have

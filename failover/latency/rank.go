@@ -23,7 +23,7 @@ const (
 
 	// groupShare is the share of the phones of a parent or an AS that must have shown a
 	// node, and two of them where there are two, so that neighbours are told.
-	groupShare = 0.125
+	groupShare = 0.25
 
 	// enough is the evidence, in samples, that a node needs to be chosen for its
 	// latency when others were measured.

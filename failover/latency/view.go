@@ -219,9 +219,7 @@ func (n *network) weigh() {
 	for i := range n.observed {
 		o := &n.observed[i]
 		o.visits *= o.spread / o.phones
-		if o.few = 2*o.phones < phones || 2*o.spread < spread; o.few {
-			o.evidence = min(o.evidence, hint)
-		}
+		o.few = 2*o.phones < phones || 2*o.spread < spread
 	}
 }
 
@@ -279,7 +277,7 @@ func (v *View) group() {
 		g.joined = make([]estimated, len(v.Nodes))
 		most := slices.Max(g.phones)
 		for i, list := range g.collected {
-			if g.phones[i] < groupShare*most || g.phones[i] < min(2, most) {
+			if g.phones[i] <= groupShare*most || g.phones[i] < min(2, most) {
 				g.evidence[i] = 0
 				continue
 			}
@@ -297,9 +295,6 @@ func (v *View) join(key groupKey, n *network) {
 	}
 	for i := range n.observed {
 		o := &n.observed[i]
-		if o.few {
-			continue
-		}
 		if len(g.collected[o.node]) == 0 || o.age < g.age[o.node] {
 			g.age[o.node] = o.age
 		}
@@ -449,8 +444,12 @@ func (v *View) figures(prefix netip.Prefix, n *network, out []Figure) {
 		shown := 0.0
 		if o := own[i]; o != nil {
 			shown, f.Age, f.OwnAge = o.evidence, o.age, o.age
-			if !o.few {
-				f.Score = blend(estimated{o.ms, max(o.weight, ownLeast)}, expect, ownWeight+min(parentShare*p.weight, ownWeight))
+			f.Score = blend(estimated{o.ms, max(o.weight, ownLeast)}, expect, ownWeight+min(parentShare*p.weight, ownWeight))
+			if o.few {
+				// What few show is believed when it is no better than what others expect.
+				if f.Score = max(f.Score, expect); o.ms < expect-threshold(expect) {
+					shown = min(shown, hint)
+				}
 			}
 		}
 		f.Evidence = shown

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"pbxmesh/internal/esl"
+	"pbxmesh/internal/sofia"
 )
 
 // WatchOptions configure a Watch.
@@ -41,12 +42,16 @@ type WatchStats struct {
 	Challenges uint64 // samples of challenges
 	KeepAlives uint64 // samples of keep-alives
 	Unpaired   uint64 // registrations without a challenge, or whose challenge was too long ago
+	Doubtful   uint64 // registrations after two challenges: which nonce they answer is not told
 	Lost       uint64 // challenges that were not remembered: too many at once
 }
 
 // maxPending bounds the challenges that wait for their answer. What comes above is not
-// measured.
-const maxPending = 8192
+// measured. maxRows bounds the registrations whose account or keep-alive is remembered.
+const (
+	maxPending = 8192
+	maxRows    = 1 << 18
+)
 
 // meshAgent is the user agent of rows that the mesh wrote into the switch's table.
 const meshAgent = "pbxmesh"
@@ -57,15 +62,23 @@ type Watch struct {
 	opts     WatchOptions
 	profiles map[string]bool
 
-	mu      sync.Mutex
-	pending map[challenge]time.Time
-	pings   map[string]string // last keep-alive time of each row, as text
-	stats   WatchStats
-	lastErr string
+	mu       sync.Mutex
+	pending  map[binding]challenge
+	accounts map[binding]string // of registrations
+	pings    map[binding]string // last keep-alive time of each row, as text
+	stats    WatchStats
+	lastErr  string
 }
 
-// challenge is one REGISTER that was answered with 401.
-type challenge struct{ callID, source string }
+// binding is where a phone registers from.
+type binding struct{ callID, source string }
+
+// challenge is a REGISTER that was answered with 401, and what became of it.
+type challenge struct {
+	sent     time.Time
+	answered time.Time // zero before the digest
+	doubtful bool
+}
 
 // NewWatch returns a Watch that does nothing before Run.
 func NewWatch(o WatchOptions) *Watch {
@@ -82,7 +95,7 @@ func NewWatch(o WatchOptions) *Watch {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	o.Logger = o.Logger.With("component", "latency")
-	w := &Watch{opts: o, profiles: make(map[string]bool), pending: make(map[challenge]time.Time), pings: make(map[string]string)}
+	w := &Watch{opts: o, profiles: make(map[string]bool), pending: make(map[binding]challenge), accounts: make(map[binding]string)}
 	for _, p := range o.Profiles {
 		w.profiles[p] = true
 	}
@@ -150,7 +163,7 @@ func (w *Watch) follow(ctx context.Context) (connected bool, err error) {
 		return false, err
 	}
 	defer conn.Close()
-	if err := conn.Subscribe(ctx, nil, []string{"sofia::pre_register", "sofia::register_attempt"}); err != nil {
+	if err := conn.Subscribe(ctx, nil, []string{"sofia::pre_register", "sofia::register_attempt", "sofia::register"}); err != nil {
 		return false, fmt.Errorf("subscribe: %w", err)
 	}
 	w.note(true, nil)
@@ -179,41 +192,53 @@ func (w *Watch) follow(ctx context.Context) (connected bool, err error) {
 }
 
 // onEvent is called by the connection, one event at a time.
+//
+// No event tells a nonce (FreeSWITCH 1.11.1), so the rules keep to what the events prove: one
+// challenge, one digest for it, of the same Call-ID from the same address and port, in
+// this order. A digest of any kind ends the challenge before it, so that a repeated one is no
+// sample; a second challenge makes it doubtful which nonce is answered.
 func (w *Watch) onEvent(e *esl.Event) {
 	now := w.opts.Now()
 	if e.Name() != "CUSTOM" || !w.profiles[e.Get("profile-name")] || e.Get("user-agent") == meshAgent {
 		return
 	}
-	key := challenge{strings.Clone(e.Get("call-id")), e.Get("network-ip") + " " + e.Get("network-port")}
+	key := binding{strings.Clone(e.Get("call-id")), e.Get("network-ip") + " " + e.Get("network-port")}
 	switch e.Subclass() {
 	case "sofia::pre_register":
 		w.challenged(key, now)
 	case "sofia::register_attempt":
-		// STALE is a nonce that ran out: a challenge follows. FORBIDDEN may be anybody.
-		if r := e.Get("auth-result"); r != "RENEWED" && r != "SUCCESS" {
-			return
+		// STALE is a nonce that ran out or was used before: a challenge follows.
+		r := e.Get("auth-result")
+		w.answered(key, now, (r == "RENEWED" || r == "SUCCESS") && e.Get("expires") != "0")
+	case "sofia::register":
+		if addr, err := netip.ParseAddr(e.Get("network-ip")); err == nil && e.Get("expires") != "0" {
+			w.registered(key, addr, accountOf(e), now)
 		}
-		addr, err := netip.ParseAddr(e.Get("network-ip"))
-		if err != nil || e.Get("expires") == "0" {
-			w.forget(key)
-			return
-		}
-		w.answered(key, addr, now)
 	}
 }
 
-// challenged remembers when a phone was sent a challenge. The first one of a Call-ID
-// counts: a start that is too early makes a sample too long, which the low quantile
-// ignores; one that is too late makes it too short.
-func (w *Watch) challenged(key challenge, now time.Time) {
+// accountOf names who registered: the user whose password was right, in the domain that the
+// switch looked him up in. A phone's realm and To are its own words.
+func accountOf(e *esl.Event) string {
+	user, domain := e.Get("user_name"), e.Get("domain_name")
+	if user == "" || domain == "" {
+		return ""
+	}
+	return strings.ToLower(user + "@" + domain)
+}
+
+// challenged remembers when a phone was sent a challenge.
+func (w *Watch) challenged(key binding, now time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if at, ok := w.pending[key]; ok && now.Sub(at) <= maxRTT {
+	if c, ok := w.pending[key]; ok && now.Sub(c.sent) <= maxRTT {
+		c.doubtful = true
+		w.pending[key] = c
 		return
 	}
 	if len(w.pending) >= maxPending {
-		for k, at := range w.pending {
-			if now.Sub(at) > maxRTT {
+		for k, c := range w.pending {
+			if now.Sub(c.sent) > maxRTT {
 				delete(w.pending, k)
 			}
 		}
@@ -222,29 +247,49 @@ func (w *Watch) challenged(key challenge, now time.Time) {
 			return
 		}
 	}
-	w.pending[key] = now
+	w.pending[key] = challenge{sent: now}
 }
 
-func (w *Watch) forget(key challenge) {
+// answered ends a challenge: a good digest is kept until the registration names its account.
+func (w *Watch) answered(key binding, now time.Time, good bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	delete(w.pending, key)
+	c, ok := w.pending[key]
+	if !ok {
+		return
+	}
+	if !good || !c.answered.IsZero() {
+		delete(w.pending, key)
+		return
+	}
+	c.answered = now
+	w.pending[key] = c
 }
 
-// answered makes a sample of a challenge whose digest was right.
-func (w *Watch) answered(key challenge, client netip.Addr, now time.Time) {
+// registered makes a sample of a challenge that was answered.
+func (w *Watch) registered(key binding, client netip.Addr, account string, now time.Time) {
 	w.mu.Lock()
-	began, ok := w.pending[key]
+	c, ok := w.pending[key]
 	delete(w.pending, key)
-	rtt := now.Sub(began)
-	if ok = ok && rtt > 0 && rtt <= maxRTT; ok {
-		w.stats.Challenges++
-	} else {
+	rtt := c.answered.Sub(c.sent)
+	if ok && c.answered.IsZero() { // this event overtook that of the digest
+		rtt = now.Sub(c.sent)
+	}
+	switch ok = ok && rtt > 0 && rtt <= maxRTT; {
+	case !ok:
 		rtt = 0
 		w.stats.Unpaired++
+	case c.doubtful:
+		rtt = 0
+		w.stats.Doubtful++
+	default:
+		w.stats.Challenges++
+	}
+	if w.opts.KeepAliveEvery > 0 && account != "" && len(w.accounts) < maxRows {
+		w.accounts[key] = account
 	}
 	w.mu.Unlock()
-	w.opts.Sink(Sample{Client: client, RTT: rtt, At: now, Visit: true})
+	w.opts.Sink(Sample{Client: client, Phone: account, RTT: rtt, At: now, Visit: true})
 }
 
 // keepAlives reads the times of the switch's own keep-alives. Only the connection's end
@@ -259,46 +304,51 @@ func (w *Watch) keepAlives(ctx context.Context, conn *esl.Conn) error {
 		}
 		hosts[strings.ToLower(strings.TrimSpace(out))] = true
 	}
-	seen := make(map[string]string)
+	seen := make(map[binding]string)
 	for _, p := range w.opts.Profiles {
 		out, err := conn.API(ctx, "sofia xmlstatus profile "+p+" reg")
 		if err != nil && !errors.As(err, &refused) {
 			return err
 		}
 		now := w.opts.Now()
-		for r := range rows(out) {
-			w.keepAlive(r, hosts, seen, now)
-		}
+		// Of a list that is cut off what stands before the cut is true: a sample less is no harm.
+		_ = sofia.Rows(out, p, func(r sofia.Row) { w.keepAlive(&r, hosts, seen, now) })
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.pings = seen
+	if len(w.accounts) >= maxRows/2 {
+		for key := range w.accounts {
+			if _, ok := seen[key]; !ok {
+				delete(w.accounts, key)
+			}
+		}
+	}
 	return nil
 }
 
 // keepAlive makes a sample of one row, when its time is a new one: the table holds the
-// last time, however old. 0.00 is a phone that was never asked.
-func (w *Watch) keepAlive(r row, hosts map[string]bool, seen map[string]string, now time.Time) {
-	if r.status != "Reachable" || r.agent == meshAgent || r.host != "" && !hosts[strings.ToLower(r.host)] || len(seen) >= maxRows {
+// last time, however old. 0.00 is a phone that was never asked. Whose registration was not
+// seen is told by the address: a row's realm is the phone's own word.
+func (w *Watch) keepAlive(r *sofia.Row, hosts map[string]bool, seen map[binding]string, now time.Time) {
+	if r.PingStatus != "Reachable" || r.Agent == meshAgent || r.Host != "" && !hosts[strings.ToLower(r.Host)] || len(seen) >= maxRows {
 		return
 	}
-	key := r.callID + " " + r.ip
-	seen[key] = r.ping
-	ms, err := strconv.ParseFloat(r.ping, 64)
-	addr, err2 := netip.ParseAddr(r.ip)
+	key := binding{strings.Clone(sofia.Shown(r.CallID)), r.IP + " " + r.Port}
+	seen[key] = strings.Clone(r.PingTime)
+	ms, err := strconv.ParseFloat(r.PingTime, 64)
+	addr, err2 := netip.ParseAddr(r.IP)
 	if err != nil || err2 != nil || !(ms > 0) || ms > float64(maxRTT/time.Millisecond) {
 		return
 	}
 	w.mu.Lock()
-	fresh := w.pings[key] != r.ping
+	fresh := w.pings[key] != r.PingTime
 	if fresh {
 		w.stats.KeepAlives++
 	}
+	account := w.accounts[key]
 	w.mu.Unlock()
 	if fresh {
-		w.opts.Sink(Sample{Client: addr, RTT: time.Duration(ms * float64(time.Millisecond)), At: now})
+		w.opts.Sink(Sample{Client: addr, Phone: account, RTT: time.Duration(ms * float64(time.Millisecond)), At: now})
 	}
 }
-
-// maxRows bounds what is remembered of one look.
-const maxRows = 1 << 18

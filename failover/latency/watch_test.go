@@ -13,6 +13,7 @@ import (
 	"pbxmesh/fixtures/simswitch"
 	"pbxmesh/fixtures/sipwire"
 	"pbxmesh/internal/esl"
+	"pbxmesh/internal/sofia"
 )
 
 // waitLong bounds every wait of a test.
@@ -125,6 +126,9 @@ func TestChallengesArePaired(t *testing.T) {
 	attempt := func(id, result string) *esl.Event {
 		return event("sofia::register_attempt", id, client, result, "expires: 120\n")
 	}
+	register := func(id string) *esl.Event {
+		return event("sofia::register", id, client, "", "expires: 120\nusername: 1001\nrealm: of-my-own-making\nuser_name: 1001\ndomain_name: PBX.test\n")
+	}
 	type at struct {
 		ms float64
 		e  *esl.Event
@@ -134,16 +138,22 @@ func TestChallengesArePaired(t *testing.T) {
 		events []at
 		want   []float64 // milliseconds of each sample, 0 for a visit alone
 	}{
-		{"a challenge and its answer", []at{{0, pre("a")}, {48, attempt("a", "RENEWED")}}, []float64{48}},
-		{"two phones at once", []at{{0, pre("a")}, {5, pre("b")}, {48, attempt("b", "RENEWED")}, {60, attempt("a", "SUCCESS")}}, []float64{43, 60}},
-		{"a nonce that ran out", []at{{0, attempt("a", "STALE")}, {1, pre("a")}, {41, attempt("a", "RENEWED")}}, []float64{40}},
-		{"no challenge", []at{{0, attempt("a", "RENEWED")}}, []float64{0}},
+		{"a challenge and its answer", []at{{0, pre("a")}, {48, attempt("a", "RENEWED")}, {53, register("a")}}, []float64{48}},
+		{"two phones at once", []at{{0, pre("a")}, {5, pre("b")}, {48, attempt("b", "RENEWED")}, {49, register("b")}, {60, attempt("a", "SUCCESS")}, {61, register("a")}}, []float64{43, 60}},
+		{"events that overtake one another", []at{{0, pre("a")}, {48, register("a")}, {48, attempt("a", "RENEWED")}}, []float64{48}},
+		{"a nonce that ran out", []at{{0, attempt("a", "STALE")}, {1, pre("a")}, {41, attempt("a", "RENEWED")}, {41, register("a")}}, []float64{40}},
+		{"an old nonce after a challenge", []at{{0, pre("a")}, {300, attempt("a", "STALE")}, {300, pre("a")}, {340, attempt("a", "RENEWED")}, {340, register("a")}}, []float64{40}},
+		{"no challenge", []at{{0, attempt("a", "RENEWED")}, {0, register("a")}}, []float64{0}},
+		{"a repeated digest", []at{{0, pre("a")}, {40, attempt("a", "RENEWED")}, {41, register("a")}, {900, attempt("a", "RENEWED")}, {901, register("a")}}, []float64{40, 0}},
+		{"a digest that comes again before the registration", []at{{0, pre("a")}, {40, attempt("a", "RENEWED")}, {900, attempt("a", "RENEWED")}, {901, register("a")}}, []float64{0}},
 		{"wrong password", []at{{0, pre("a")}, {40, attempt("a", "FORBIDDEN")}}, nil},
-		{"a second challenge does not shorten it", []at{{0, pre("a")}, {500, pre("a")}, {520, attempt("a", "RENEWED")}}, []float64{520}},
-		{"an answer after hours", []at{{0, pre("a")}, {5e6, attempt("a", "RENEWED")}}, []float64{0}},
-		{"a goodbye is no visit", []at{{0, pre("a")}, {40, event("sofia::register_attempt", "a", client, "RENEWED", "expires: 0\n")}, {50, attempt("a", "RENEWED")}}, []float64{0}},
+		{"a right password after a wrong one", []at{{0, pre("a")}, {40, attempt("a", "FORBIDDEN")}, {900, attempt("a", "RENEWED")}, {901, register("a")}}, []float64{0}},
+		{"two challenges: which one is answered?", []at{{0, pre("a")}, {500, pre("a")}, {520, attempt("a", "RENEWED")}, {521, register("a")}}, []float64{0}},
+		{"the next challenge after two", []at{{0, pre("a")}, {500, pre("a")}, {520, attempt("a", "RENEWED")}, {521, register("a")}, {9000, pre("a")}, {9040, attempt("a", "RENEWED")}, {9041, register("a")}}, []float64{0, 40}},
+		{"an answer after hours", []at{{0, pre("a")}, {5e6, attempt("a", "RENEWED")}, {5e6, register("a")}}, []float64{0}},
+		{"a goodbye is no visit", []at{{0, pre("a")}, {40, event("sofia::register_attempt", "a", client, "RENEWED", "expires: 0\n")}, {50, attempt("a", "RENEWED")}, {50, register("a")}}, []float64{0}},
 		{"another profile", []at{{0, esl.ParseEvent("Event-Name: CUSTOM\nEvent-Subclass: sofia::register_attempt\nprofile-name: mesh\nauth-result: RENEWED\nnetwork-ip: 192.0.2.1\n")}}, nil},
-		{"no address", []at{{0, event("sofia::register_attempt", "a", "nowhere", "RENEWED", "")}}, nil},
+		{"no address", []at{{0, event("sofia::register", "a", "nowhere", "", "")}}, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -158,7 +168,7 @@ func TestChallengesArePaired(t *testing.T) {
 				t.Fatalf("%+v, want %v", got.all, tt.want)
 			}
 			for i, s := range got.all {
-				if s.RTT != ms(tt.want[i]) || !s.Visit || s.Client != addr(client) {
+				if s.RTT != ms(tt.want[i]) || !s.Visit || s.Client != addr(client) || s.Phone != "1001@pbx.test" {
 					t.Errorf("%+v, want %v ms", s, tt.want[i])
 				}
 			}
@@ -174,13 +184,13 @@ func TestPendingIsBounded(t *testing.T) {
 	now := epoch
 	w := NewWatch(WatchOptions{Sink: func(Sample) {}, Now: func() time.Time { return now }})
 	for i := range maxPending + 10 {
-		w.challenged(challenge{callID: string(rune('a' + i%26)), source: time.Duration(i).String()}, now)
+		w.challenged(binding{callID: string(rune('a' + i%26)), source: time.Duration(i).String()}, now)
 	}
 	if len(w.pending) != maxPending || w.Stats().Lost != 10 {
 		t.Errorf("%d pending, %+v", len(w.pending), w.Stats())
 	}
 	now = now.Add(maxRTT + 1)
-	w.challenged(challenge{callID: "later"}, now)
+	w.challenged(binding{callID: "later"}, now)
 	if len(w.pending) != 1 {
 		t.Errorf("%d pending after the others ran out", len(w.pending))
 	}
@@ -214,10 +224,8 @@ func TestKeepAlives(t *testing.T) {
 	w := NewWatch(WatchOptions{Sink: got.add})
 	look := func(reply string) int {
 		before := len(got.all)
-		seen := make(map[string]string)
-		for r := range rows(reply) {
-			w.keepAlive(r, map[string]bool{"buffalo": true}, seen, epoch)
-		}
+		seen := make(map[binding]string)
+		_ = sofia.Rows(reply, "internal", func(r sofia.Row) { w.keepAlive(&r, map[string]bool{"buffalo": true}, seen, epoch) })
 		w.pings = seen
 		return len(got.all) - before
 	}
@@ -243,5 +251,30 @@ func TestKeepAlives(t *testing.T) {
 	w.pings = nil
 	if n := look(strings.Replace(recorded, "<agent>unknown", "<agent><ping-time>9.00</ping-time><network-ip>192.0.2.1</network-ip>", 1)); n != 1 || got.all[len(got.all)-1].RTT > time.Millisecond {
 		t.Errorf("a phone named its own time: %+v", got.all)
+	}
+}
+
+// TestKeepAlivesBelongToTheAccount: rows carry what the phone says of itself, so the account
+// is what its registration proved; without one the address stands for the phone.
+func TestKeepAlivesBelongToTheAccount(t *testing.T) {
+	t.Parallel()
+	var got sink
+	w := NewWatch(WatchOptions{Profiles: []string{"internal"}, Sink: got.add, KeepAliveEvery: time.Hour})
+	w.onEvent(esl.ParseEvent("Event-Name: CUSTOM\nEvent-Subclass: sofia%3A%3Aregister\nprofile-name: internal\ncall-id: odd%20id\nnetwork-ip: 127.0.4.3\n" +
+		"network-port: 5062\nexpires: 120\nusername: 1003\nrealm: mine\nuser_name: 1003\ndomain_name: pbx.test\n"))
+	for name, tt := range map[string]struct{ row, phone string }{
+		"its own":          {strings.Replace(recorded, "9b34ea60-b63c-47be-a70d-22ec0e98e4f5", "odd%20id", 1), "1003@pbx.test"},
+		"another Call-ID":  {recorded, ""},
+		"another realm":    {strings.Replace(recorded, "<sip-auth-realm>pbx.test", "<sip-auth-realm>pbx2.test", 1), ""},
+		"another's source": {strings.NewReplacer("9b34ea60-b63c-47be-a70d-22ec0e98e4f5", "odd%20id", "<network-port>5062", "<network-port>5063").Replace(recorded), ""},
+	} {
+		seen := make(map[binding]string)
+		before := len(got.all)
+		if err := sofia.Rows(tt.row, "internal", func(r sofia.Row) { w.keepAlive(&r, map[string]bool{"buffalo": true}, seen, epoch) }); err != nil {
+			t.Fatal(err)
+		}
+		if len(got.all) != before+1 || got.all[before].Phone != tt.phone {
+			t.Errorf("%s: %+v, want %q", name, got.all[before:], tt.phone)
+		}
 	}
 }

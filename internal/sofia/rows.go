@@ -28,6 +28,10 @@ type Row struct {
 	Port    string
 	Host    string // the name of the switch
 
+	// PingStatus is "Reachable" unless the phone left the switch's OPTIONS without answer;
+	// PingTime is how long the last answer took, in milliseconds, "0.00" for never.
+	PingStatus, PingTime string
+
 	AuthUser, AuthRealm string
 	Mailbox             string // user@domain
 
@@ -90,6 +94,10 @@ func Rows(reply, profile string, each func(Row)) error {
 			row.Agent = unescape(value)
 		case "status":
 			row.Status = value
+		case "ping-status":
+			row.PingStatus = value
+		case "ping-time":
+			row.PingTime = value
 		case "network-ip":
 			row.IP = value
 		case "network-port":
