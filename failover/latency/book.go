@@ -95,6 +95,22 @@ func (b *Book) Changed() bool {
 // Entries returns the number of networks of all nodes together.
 func (b *Book) Entries() int { return b.entries }
 
+// newest returns the time of the latest chunk, and no later one than until: a clock that is
+// ahead makes nobody old.
+func (b *Book) newest(until time.Time) (at time.Time) {
+	for _, pages := range b.nodes {
+		for _, p := range pages {
+			if p.asOf.After(at) {
+				at = p.asOf
+			}
+		}
+	}
+	if at.After(until) {
+		return until
+	}
+	return at
+}
+
 // all calls f with every entry, in the order of nodes, chunks and networks. A network
 // comes twice while its node spreads its entries over another number of chunks; the
 // later one counts.

@@ -162,7 +162,7 @@ type joined struct {
 	phones  int     // 0 when nobody has anything to say
 	hosts   int     // addresses of these
 	visits  float64 // phones that are there now, about
-	age     int64   // seconds since the latest sample, by the phone in the middle
+	age     int64   // seconds; a quarter of the phones were heard since
 }
 
 // join returns the mean of what the phones around the middle one show. Each counts once,
@@ -232,7 +232,7 @@ func (j *joined) middle(used []*account, now int64) {
 		}
 	}
 	j.ms /= near
-	j.age = ages[j.phones/2]
+	j.age = ages[j.phones/4]
 }
 
 // hosts returns how many addresses phones have.

@@ -23,7 +23,7 @@ import (
 //	            3 bytes of address, 2 estimate (quarters of a millisecond), 1 samples,
 //	            1 phones, 1 addresses of these, 1 visits, 1 registrations since the
 //	            network is known or its route changed (both 8 log2(1+n)), 1 age
-//	            (minutes, 255 is more): half of the phones were heard since
+//	            (minutes, 255 is more): a quarter of the phones were heard since
 //	IPv6        2 bytes, number of entries; 6 bytes of address, the rest as above
 //
 // Networks ascend, so that none comes twice. A chunk of another version is skipped and

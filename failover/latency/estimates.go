@@ -2,7 +2,9 @@ package latency
 
 import (
 	"cmp"
-	"hash/maphash"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
 	"math"
 	"net/netip"
 	"slices"
@@ -56,6 +58,9 @@ type Options struct {
 	// sixteenth of the networks that says least goes: few phones, long ago. 0 means
 	// DefaultMaxNetworks.
 	MaxNetworks int
+
+	// Secret decides which phones of a large network are followed; nil makes one.
+	Secret []byte
 }
 
 // Bounds of Options.MaxNetworks.
@@ -69,8 +74,8 @@ const (
 // Estimates are what one node's own clients showed, by network. They are for
 // concurrent use and keep no time of their own.
 type Estimates struct {
-	max  int
-	seed maphash.Seed // of the phones' numbers
+	max    int
+	secret []byte // of the phones' numbers
 
 	mu     sync.Mutex
 	cells  map[netip.Prefix]*cell
@@ -96,7 +101,11 @@ func NewEstimates(o Options) *Estimates {
 	if o.MaxNetworks <= 0 {
 		o.MaxNetworks = DefaultMaxNetworks
 	}
-	return &Estimates{max: min(o.MaxNetworks, MaxNetworks), seed: maphash.MakeSeed(), cells: make(map[netip.Prefix]*cell)}
+	if o.Secret == nil {
+		o.Secret = make([]byte, 16)
+		_, _ = rand.Read(o.Secret) // never fails
+	}
+	return &Estimates{max: min(o.MaxNetworks, MaxNetworks), secret: o.Secret, cells: make(map[netip.Prefix]*cell)}
 }
 
 // Add takes a sample. Times should not go back by more than a clock's correction.
@@ -109,9 +118,10 @@ func (e *Estimates) Add(s Sample) {
 		return
 	}
 	address := addressOf(s.Client)
-	id, from := maphash.Comparable(e.seed, address), uint32(maphash.Comparable(e.seed, address))
+	id := e.number(address.String())
+	from := uint32(id) //nolint:gosec // half of it will do
 	if s.Phone != "" {
-		id = maphash.String(e.seed, s.Phone)
+		id = e.number(s.Phone)
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -137,6 +147,12 @@ func (e *Estimates) Add(s Sample) {
 	if e.phones > e.max*phonesPerNetwork {
 		e.evict(s.At.Unix())
 	}
+}
+
+// number is what a phone is known by: who does not know the secret cannot choose it.
+func (e *Estimates) number(name string) uint64 {
+	sum := sha256.Sum256(append(e.secret[:len(e.secret):len(e.secret)], name...))
+	return binary.BigEndian.Uint64(sum[:])
 }
 
 // Stats returns the counters.

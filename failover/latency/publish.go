@@ -34,8 +34,8 @@ const (
 	// changed: the board may have lost it.
 	RefreshAfter = 10 * time.Minute
 
-	// NoteTTL is how long a chunk outlives its node's daemon, on the board and, by the
-	// time that it says itself, in a View.
+	// NoteTTL is how long a chunk outlives its node's daemon: on the board, and in a View when
+	// it is so much older than the latest chunk of anybody.
 	NoteTTL = 3 * RefreshAfter
 )
 

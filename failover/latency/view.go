@@ -179,7 +179,9 @@ func (v *View) collect(b *Book) {
 	if b == nil {
 		return
 	}
-	at := time.Unix(int64(v.Slot)*int64(Slot/time.Second), 0) //nolint:gosec // a time
+	// Who is silent shows against the latest that anybody said: a store that is away silences
+	// all alike, and distances do not change because of it.
+	at := b.newest(time.Unix(int64(v.Slot+1)*int64(Slot/time.Second), 0)) //nolint:gosec // a time
 	b.all(func(node pbxmesh.NodeID, asOf time.Time, e *entry) {
 		i, ok := index[node]
 		silent := at.Sub(asOf)

@@ -168,6 +168,22 @@ func TestEstimatesOfASilentDaemonEnd(t *testing.T) {
 	if got := m.view().settledOrder(client); got[0] != "london" {
 		t.Errorf("%v", got)
 	}
+	// A store that is away silences all alike.
+	m.now = m.now.Add(3 * NoteTTL)
+	clear(m.publishers)
+	if f := m.view().Explain(addr(client)).Figures[1]; f.Own == 0 {
+		t.Error("london's estimates ended while nobody could say anything")
+	}
+	// A clock that is ahead makes nobody old.
+	ahead := NewEstimates(Options{})
+	ahead.Add(Sample{Client: addr("203.0.113.1"), RTT: ms(20), At: m.now.Add(2 * NoteTTL)})
+	if err := m.book.Put("buffalo/0", encodeChunk(m.now.Add(2*NoteTTL), ahead.entries(m.now.Add(2*NoteTTL)))); err != nil {
+		t.Fatal(err)
+	}
+	m.in.At = m.now.Add(-3 * NoteTTL)
+	if f := NewView(m.in).Explain(addr(client)).Figures[1]; f.Own == 0 {
+		t.Error("london's estimates ended because buffalo's clock is ahead")
+	}
 	if NoteTTL != 30*time.Minute {
 		t.Errorf("docs/latency.md says that estimates end after 30 minutes, and not after %v", NoteTTL)
 	}

@@ -96,7 +96,7 @@ func newSim(t testing.TB, seed uint64, set settings) *sim {
 	for i, n := range s.nodes {
 		s.index[n.ID] = i
 		s.mesh.Nodes[n.ID], s.mesh.States[n.ID] = n, pbxmesh.NodeState{Observed: pbxmesh.ObservedUp}
-		e := latency.NewEstimates(latency.Options{})
+		e := latency.NewEstimates(latency.Options{Secret: fmt.Append(nil, seed, n.ID)})
 		s.estimates, s.publishers = append(s.estimates, e), append(s.publishers, latency.NewPublisher(e))
 	}
 	for _, c := range s.clients {
