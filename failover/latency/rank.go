@@ -49,6 +49,7 @@ const (
 	exploreNew    = 650 // one that could be better
 	exploreRare   = 250 // one that could be better against all expectation
 	exploreKeep   = 40  // one that was worse, and could have become better
+	exploreDoubt  = 10  // one that few found worse than everybody expects
 	worthMS       = 2.0 // a possible gain below it is not looked for
 
 	// rare is how much below expectation a node must be so that a try is rare; a node that
@@ -163,10 +164,14 @@ func (j *Judgement) explore(figures []Figure, maxCost float64, tired bool) {
 	}
 	// What was measured is an upper bound; shrinking must not make room for hope.
 	present := min(first.Score, first.Own)
-	var better, fresh, unlikely, known []int
+	var better, fresh, unlikely, known, doubted []int
 	for _, i := range j.Order[1:] { // by score
 		f := &figures[i]
-		if f.Score-present > maxCost || f.Lowest > present-worthMS {
+		cost := f.Score - present
+		if f.Few {
+			cost = min(cost, f.Expected-present) // one phone keeps nobody from looking
+		}
+		if cost > maxCost || f.Lowest > present-worthMS {
 			continue
 		}
 		hope := max(f.Lowest, f.Score*(1-1/(1+f.Evidence)))
@@ -185,8 +190,10 @@ func (j *Judgement) explore(figures []Figure, maxCost float64, tired bool) {
 			fresh = append(fresh, i)
 		case f.Evidence < enough && hope < present-worthMS:
 			unlikely = append(unlikely, i)
-		case f.Age >= retryAfter && f.Lowest < present-threshold(present):
+		case f.Score-present <= maxCost && f.Age >= retryAfter && f.Lowest < present-threshold(present):
 			known = append(known, i)
+		case f.Few && f.Expected < present-threshold(present):
+			doubted = append(doubted, i)
 		}
 	}
 	switch {
@@ -198,6 +205,8 @@ func (j *Judgement) explore(figures []Figure, maxCost float64, tired bool) {
 		j.Try, j.TryShare = unlikely, exploreRare
 	case len(known) > 0:
 		j.Try, j.TryShare = known, exploreKeep
+	case len(doubted) > 0:
+		j.Try, j.TryShare = doubted, exploreDoubt
 	}
 }
 

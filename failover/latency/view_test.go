@@ -80,6 +80,9 @@ func TestJudge(t *testing.T) {
 		{"what a neighbour just found is followed up", []Figure{own(100, 8, 10), {Score: 110, Own: 150, Parent: 70, Expected: 70, Samples: 8, Evidence: 8, Lowest: 20, Age: 1, OwnAge: 20}}, []int{0, 1}, 0, false, []int{1}, exploreBetter},
 		{"nothing is better than what is near", []Figure{{Score: 5, Own: 0.75, Samples: 1, Evidence: 1, Visits: 2}, guess(20, 0)}, []int{0, 1}, 0, false, nil, 0},
 		{"a try must not cost too much", []Figure{own(60, 8, 10), guess(300, 20)}, []int{0, 1}, 0, false, nil, 0},
+		{"what few find better is followed up, and changes nothing", []Figure{own(60, 8, 10), {Score: 70, Own: 1, Few: true, Expected: 70, Samples: 8, Evidence: hint, Lowest: 20}}, []int{0, 1}, 0, false, []int{1}, exploreBetter},
+		{"what few find worse than all expect is not lost", []Figure{own(100, 8, 10), {Score: 900, Own: 900, Few: true, Expected: 60, Samples: 8, Evidence: 8, Lowest: 20}}, []int{0, 1}, 0, false, []int{1}, exploreDoubt},
+		{"few phones that come often are no present answer", []Figure{own(50, 8, 1), {Score: 45, Own: 45, Few: true, Expected: 45, Samples: 8, Visits: 10, Evidence: 8, Lowest: 40}}, []int{1, 0}, -1, false, nil, 0},
 		{"nobody", nil, nil, -1, false, nil, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

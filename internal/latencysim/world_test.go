@@ -96,11 +96,16 @@ type client struct {
 	access float64
 	phones []phone
 	where  pbxmesh.Location // as a database has it
+
+	// resolver asks for the network without its subnet; the zero resolver sends the subnet.
+	resolver resolver
 }
 
 type phone struct {
 	addr  netip.Addr
 	takes float64 // milliseconds to compute a digest and answer
+	lie   lie
+	haunt int // the node of a hurrying liar
 }
 
 // provider is an access provider in one city, a /16: its routes to the nodes.
@@ -115,12 +120,13 @@ type world struct {
 	clients []*client
 	groups  []*provider
 	rand    *rand.Rand
+	phones  int // of a network; 0 is 10 to 49
 }
 
 // newWorld makes the internet of a seed, with about so many client networks.
-func newWorld(seed uint64, networks int) *world {
+func newWorld(seed uint64, networks, phones int) *world {
 	r := rand.New(rand.NewPCG(seed, 20261126))
-	w := &world{nodes: sites(), rand: r}
+	w := &world{nodes: sites(), rand: r, phones: phones}
 	total := 0.0
 	for _, c := range cities {
 		total += math.Sqrt(c.weight)
@@ -162,10 +168,13 @@ func (w *world) addClient(g *provider, k int) {
 		c.group = own
 	}
 	phones := int(10 * math.Exp2(w.rand.Float64()*2.3)) // 10 to 49
+	if w.phones > 0 {
+		phones = w.phones
+	}
 	for range phones {
 		a := base.As4()
 		a[3] = byte(1 + len(c.phones))
-		c.phones = append(c.phones, phone{netip.AddrFrom4(a), 1 + w.rand.Float64()*7})
+		c.phones = append(c.phones, phone{addr: netip.AddrFrom4(a), takes: 1 + w.rand.Float64()*7})
 	}
 	w.clients = append(w.clients, c)
 }
@@ -190,6 +199,9 @@ func distance(a, b pbxmesh.Location) float64 {
 
 // measured is a challenge, as the event socket shows it.
 func (w *world) measured(c *client, p *phone, node int) float64 {
+	if p.lie == hurries {
+		return hurriedMS
+	}
 	return max(0.01, tickMS*math.Floor((w.rand.Float64()*tickMS+w.timed(c, p, node))/tickMS))
 }
 
@@ -198,6 +210,9 @@ func (w *world) timed(c *client, p *phone, node int) float64 {
 	ms := c.group.rtt[node] + c.access + p.takes + w.rand.ExpFloat64()*noiseMS
 	if w.rand.Float64() < spikes {
 		ms += w.rand.Float64() * 200
+	}
+	if p.lie == delays {
+		ms += delayMS
 	}
 	return ms
 }
@@ -222,6 +237,10 @@ func (w *world) places() places {
 	out := make(places)
 	for _, c := range w.clients {
 		out[c.prefix] = c.where
+		if c.resolver.addr.IsValid() {
+			network, _ := c.resolver.addr.Prefix(24)
+			out[network] = c.resolver.where
+		}
 	}
 	return out
 }
