@@ -15,7 +15,7 @@ const (
 
 	// perAddress is how many of them one address may have while others want the room:
 	// accounts are cheaper than addresses.
-	perAddress = 4
+	perAddress = 3
 
 	// voice is how long what a phone showed counts while others of its network are heard.
 	voice = 30 * time.Minute
@@ -191,8 +191,8 @@ func (c *cell) join(now int64, elsewhere func(*account) bool) (j joined) {
 		return used
 	}
 	used := heard(voice)
-	if len(used) == 0 {
-		used = heard(keep)
+	if len(used) < 2 {
+		used = heard(keep) // one phone alone does not replace what others showed
 	}
 	j.hosts = hosts(used)
 	if j.hosts > 1 {

@@ -17,9 +17,12 @@ const (
 	// A sample of the parent or the AS is worth so much of an own one as evidence.
 	parentShare, asShare = 0.25, 0.125
 
-	// hint is the most evidence that an estimate gives which rests on less than half as many
-	// phones as the one with the most: it is followed up, and changes nothing.
-	hint = 1.9
+	// An estimate that rests on less than half as many phones as the one with the most, or as
+	// manyPhones, is a hint: it is evidence of this much when it is better than what others
+	// expect, so that it is followed up and changes nothing. Half of manyPhones is more than
+	// perAddress.
+	manyPhones = 8
+	hint       = 1.9
 
 	// groupShare is the share of the phones of a parent or an AS that must have shown a
 	// node, and two of them where there are two, so that neighbours are told.
@@ -56,6 +59,10 @@ const (
 	// was worse is tried again when nobody around showed anything for retryAfter minutes.
 	rare       = 0.6
 	retryAfter = 10.0
+
+	// severalPhones that found a node worse are not tried against their will because a
+	// neighbour found it better: networks have routes of their own.
+	severalPhones = 4
 
 	// A node that so many registrations of a network left without any sample is tried
 	// no more often than one that was worse: it may not be reachable from there, which
@@ -179,16 +186,16 @@ func (j *Judgement) explore(figures []Figure, maxCost float64, tired bool) {
 		if f.Few {
 			shown = min(shown, f.Own) // somebody says so: look at it
 		}
+		told := f.Parent > 0 && f.Age < retryAfter && f.OwnAge >= retryAfter && f.Expected < present-threshold(present)
 		switch {
 		case f.Evidence == 0 && tired:
 			known = append(known, i)
-		case f.Evidence < enough && shown < present-worthMS,
-			f.Parent > 0 && f.Age < retryAfter && f.OwnAge >= retryAfter && f.Expected < present-threshold(present):
+		case f.Evidence < enough && shown < present-worthMS, told && f.Phones < severalPhones:
 			// Not measured enough, or a neighbour just found a better route.
 			better = append(better, i)
 		case f.Evidence < enough && hope < present-worthMS && rare*f.Score < present:
 			fresh = append(fresh, i)
-		case f.Evidence < enough && hope < present-worthMS:
+		case f.Evidence < enough && hope < present-worthMS, told:
 			unlikely = append(unlikely, i)
 		case f.Score-present <= maxCost && f.Age >= retryAfter && f.Lowest < present-threshold(present):
 			known = append(known, i)

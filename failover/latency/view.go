@@ -221,7 +221,7 @@ func (n *network) weigh() {
 	for i := range n.observed {
 		o := &n.observed[i]
 		o.visits *= o.spread / o.phones
-		o.few = 2*o.phones < phones || 2*o.spread < spread
+		o.few = 2*o.phones < min(phones, manyPhones) || 2*o.spread < min(spread, manyPhones)
 	}
 }
 

@@ -9,21 +9,71 @@ import (
 	"time"
 )
 
-// envReport names the folder that gets the plot; it turns the long run on.
+// envReport names the folder with latency.md, which gets the figures, and the plot; it
+// turns the long run on.
 const envReport = "PBXMESH_SIM_LATENCY"
 
-// TestReport is what docs/latency.md shows: several internets, figures every quarter of
+const internets = 5
+
+// TestReport makes what docs/latency.md shows: several internets, figures every eighth of
 // an interval for the first one, and a plot. Run it with make sim-latency.
 func TestReport(t *testing.T) {
 	folder := os.Getenv(envReport)
 	if folder == "" {
 		t.Skipf("the long run: make sim-latency, which sets %s", envReport)
 	}
-	const internets = 5
-	var series []moment
+	var text strings.Builder
+	crowded := reportUsual(t, &text)
+	few := reportHard(t, &text)
+	if err := os.WriteFile(filepath.Join(folder, "latency.svg"), []byte(plot(crowded, few)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(folder, "latency.md")
+	old, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, err := replaced(string(old), text.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte(page), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What stands between these lines of latency.md is made by TestReport.
+const (
+	figuresBegin = "<!-- made by `make sim-latency`: do not edit -->\n"
+	figuresEnd   = "<!-- end -->\n"
+)
+
+// replaced puts text between the two lines of a page.
+func replaced(page, text string) (string, error) {
+	head, rest, ok := strings.Cut(page, figuresBegin)
+	_, tail, ok2 := strings.Cut(rest, figuresEnd)
+	if !ok || !ok2 {
+		return "", fmt.Errorf("no line %q with %q behind it", figuresBegin, figuresEnd)
+	}
+	return head + figuresBegin + text + figuresEnd + tail, nil
+}
+
+func TestReplaced(t *testing.T) {
+	t.Parallel()
+	page := "a\n" + figuresBegin + "old\n" + figuresEnd + "b\n"
+	if got, err := replaced(page, "new\n"); err != nil || got != strings.Replace(page, "old", "new", 1) {
+		t.Errorf("%q %v", got, err)
+	}
+	if _, err := replaced("a\n"+figuresEnd+figuresBegin, "new\n"); err == nil {
+		t.Error("a page without the lines was taken")
+	}
+}
+
+// reportUsual writes the figures of networks with 10 to 49 phones, and returns a series
+// of the first internet.
+func reportUsual(t *testing.T, out *strings.Builder) (series []moment) {
 	var mean [2]moment // after one interval, and two after the change
-	fmt.Fprintln(os.Stdout, "| internet | when | best node | mean excess | 95th percentile | distance alone: best node | mean excess | changed for the worse | for the better | tries |")
-	fmt.Fprintln(os.Stdout, "|---|---|---|---|---|---|---|---|---|---|")
+	fmt.Fprint(out, "| internet | when | best node | mean excess | 95th percentile | distance alone: best node | mean excess | changed for the worse | for the better | tries |\n|---|---|---|---|---|---|---|---|---|---|\n")
 	for seed := uint64(1); seed <= internets; seed++ {
 		s := newSim(t, seed, usual)
 		at := func(intervals float64, more time.Duration) moment {
@@ -31,7 +81,7 @@ func TestReport(t *testing.T) {
 			return s.moment()
 		}
 		row := func(when string, m moment) {
-			fmt.Fprintf(os.Stdout, "| %d | %s | %.1f %% | %.1f ms | %.1f ms | %.1f %% | %.1f ms | %.0f %% | %.0f %% | %.1f %% |\n",
+			fmt.Fprintf(out, "| %d | %s | %.1f %% | %.1f ms | %.1f ms | %.1f %% | %.1f ms | %.0f %% | %.0f %% | %.1f %% |\n",
 				seed, when, 100*m.best, m.excess, m.p95, 100*m.distance, m.byRoad, 100*m.changed[0], 100*m.changed[1], 100*m.tries)
 		}
 		steps := func(from, to int) {
@@ -55,41 +105,97 @@ func TestReport(t *testing.T) {
 		for i, m := range []moment{first, last} {
 			mean[i].best += m.best / internets
 			mean[i].excess += m.excess / internets
-			if m.best < wantBest || m.excess >= wantExcessMS {
+			if m.excess >= wantExcessMS {
 				t.Errorf("internet %d is below the claim: %v", seed, m)
 			}
 		}
 	}
 	for _, m := range mean {
-		t.Logf("mean of all: %.1f %% at the best node, %.2f ms above it", 100*m.best, m.excess)
 		if m.best < wantBest || m.excess >= wantExcessMS {
 			t.Errorf("the mean of all internets: %v", m)
 		}
 	}
-	// The same without keep-alives: the tick of the event socket is then all there is.
-	var challenges [2]moment
+	challenges := reportChallenges(t)
+	fmt.Fprintf(out, "\nThe mean of the %d: %.1f %% and %.1f ms after one interval, %.1f %% and %.1f ms two intervals after the change. With challenges alone,\n"+
+		"without the switch's keep-alives: %.1f %% and %.1f ms after one interval, %.1f %% and %.1f ms after three.\n",
+		internets, 100*mean[0].best, mean[0].excess, 100*mean[1].best, mean[1].excess,
+		100*challenges[0].best, challenges[0].excess, 100*challenges[1].best, challenges[1].excess)
+	return series
+}
+
+// reportChallenges runs the same without keep-alives: the tick of the event socket is then
+// all there is.
+func reportChallenges(t *testing.T) (mean [2]moment) {
 	for seed := uint64(1); seed <= internets; seed++ {
 		alone := usual
 		alone.keepAlive = 0
 		s := newSim(t, seed, alone)
-		s.run(t, s.interval+shared)
-		after := [2]moment{s.moment()}
-		s.run(t, 3*s.interval)
-		after[1] = s.moment()
-		for i := range after {
-			challenges[i].best += after[i].best / internets
-			challenges[i].excess += after[i].excess / internets
+		for i, intervals := range []time.Duration{1, 3} {
+			s.run(t, intervals*s.interval+shared)
+			m := s.moment()
+			mean[i].best += m.best / internets
+			mean[i].excess += m.excess / internets
 		}
 	}
-	t.Logf("challenges alone, mean of all: %.1f %%, %.2f ms after one interval, %.1f %%, %.2f ms after three",
-		100*challenges[0].best, challenges[0].excess, 100*challenges[1].best, challenges[1].excess)
-	if err := os.WriteFile(filepath.Join(folder, "latency.svg"), []byte(plot(series)), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	return mean
 }
 
-// plot draws the share of networks at the best node, and that by distance alone.
-func plot(series []moment) string {
+// reportHard writes the figures of few phones, hidden subnets and liars, beside those of
+// the same without liars, and returns a series of the first internet.
+func reportHard(t *testing.T, out *strings.Builder) (series []moment) {
+	fmt.Fprintf(out, "\nThree phones a network, %.0f %% of the networks asked for without client subnet, and %.0f of a hundred phones lie; the last line of each\ninternet is the same without liars:\n\n"+
+		"| internet | when | best node | with client subnet | of these, where phones lie | without client subnet | mean excess | distance alone: best node | mean excess | tries |\n|---|---|---|---|---|---|---|---|---|---|\n",
+		100*hard.hidden, 100*hard.liars)
+	var mean moment
+	row := func(seed uint64, when string, m moment, lied string) {
+		fmt.Fprintf(out, "| %d | %s | %.1f %% | %.1f %% | %s | %.1f %% | %.1f ms | %.1f %% | %.1f ms | %.1f %% |\n",
+			seed, when, 100*m.best, 100*m.shown, lied, 100*m.hidden, m.excess, 100*m.distance, m.byRoad, 100*m.tries)
+	}
+	for seed := uint64(1); seed <= internets; seed++ {
+		s := newSim(t, seed, hard)
+		for _, when := range []struct {
+			at   int
+			name string
+		}{{1, "one interval"}, {3, "three intervals"}, {5, "five intervals"}} {
+			for q := (when.at - 2) * 8; seed == 1 && q < when.at*8; q++ {
+				if s.run(t, time.Duration(float64(q)/8*float64(s.interval))); q >= 0 {
+					series = append(series, s.moment())
+				}
+			}
+			s.run(t, time.Duration(when.at)*s.interval+shared)
+			m := s.moment()
+			row(seed, when.name, m, fmt.Sprintf("%.1f %%", 100*m.lied))
+			if when.at == 5 {
+				mean.best += m.best / internets
+				mean.shown += m.shown / internets
+				mean.lied += m.lied / internets
+				mean.hidden += m.hidden / internets
+				mean.excess += m.excess / internets
+				if seed == 1 {
+					series = append(series, m)
+				}
+				if m.best <= m.distance || m.excess >= m.byRoad {
+					t.Errorf("internet %d is not better than distance alone: %v", seed, m)
+				}
+			}
+		}
+		honest := hard
+		honest.liars = 0
+		s = newSim(t, seed, honest)
+		s.run(t, 5*s.interval+shared)
+		row(seed, "five, without liars", s.moment(), "-")
+	}
+	if mean.shown < wantShown || mean.lied < wantLied {
+		t.Errorf("the mean of all internets: %v", mean)
+	}
+	fmt.Fprintf(out, "\nThe mean of the %d after five intervals: %.1f %% and %.1f ms; %.1f %% with client subnet, %.1f %% of these where phones lie, %.1f %% without.\n",
+		internets, 100*mean.best, mean.excess, 100*mean.shown, 100*mean.lied, 100*mean.hidden)
+	return series
+}
+
+// plot draws the share of networks at the best node, with many phones and with few, and
+// that by distance alone.
+func plot(series, few []moment) string {
 	const left, top, width, height = 60.0, 30.0, 600.0, 260.0
 	intervals := float64(changeAfter + 2)
 	x := func(at time.Duration) float64 {
@@ -106,19 +212,23 @@ func plot(series []moment) string {
 		at := x(time.Duration(i) * usual.interval)
 		fmt.Fprintf(&b, `<line x1="%.1f" y1="%g" x2="%.1f" y2="%g" stroke="#ddd"/><text x="%.1f" y="%g" text-anchor="middle">%d</text>`+"\n", at, top, at, top+height, at, top+height+16, i)
 	}
-	fmt.Fprintf(&b, `<text x="%g" y="%g" text-anchor="middle">registration intervals; after %d the routes of a tenth of the providers change</text>`+"\n", left+width/2, top+height+36, changeAfter)
+	fmt.Fprintf(&b, `<text x="%g" y="%g" text-anchor="middle">registration intervals; after %d the routes of a tenth of the providers change (many phones)</text>`+"\n", left+width/2, top+height+36, changeAfter)
 	for _, line := range []struct {
 		colour string
+		series []moment
 		value  func(*moment) float64
 		name   string
 		label  float64
 	}{
-		{"#1f6fb4", func(m *moment) float64 { return m.best }, "passive samples", 0.90},
-		{"#c0504d", func(m *moment) float64 { return m.distance }, "distance alone", 0.755},
+		{"#1f6fb4", series, func(m *moment) float64 { return m.best }, "10 to 49 phones a network, client subnets sent", 0.98},
+		{"#3a9a4e", few, func(m *moment) float64 { return m.shown }, "three phones, five liars of a hundred, client subnets sent", 0.855},
+		{"#b08020", few, func(m *moment) float64 { return m.hidden }, "the same behind resolvers that send none", 0.79},
+		{"#c0504d", series, func(m *moment) float64 { return m.distance }, "distance alone", 0.655},
 	} {
 		var points []string
-		for i := range series {
-			points = append(points, fmt.Sprintf("%.1f,%.1f", x(series[i].at), y(line.value(&series[i]))))
+		for i := range line.series {
+			m := &line.series[i]
+			points = append(points, fmt.Sprintf("%.1f,%.1f", x(m.at), y(line.value(m))))
 		}
 		fmt.Fprintf(&b, `<polyline points="%s" fill="none" stroke="%s" stroke-width="2"/><text x="%g" y="%.1f" fill="%s">%s</text>`+"\n",
 			strings.Join(points, " "), line.colour, left+0.25*width, y(line.label), line.colour, line.name)
