@@ -52,7 +52,7 @@ const (
 	exploreNew    = 650 // one that could be better
 	exploreRare   = 250 // one that could be better against all expectation
 	exploreKeep   = 40  // one that was worse, and could have become better
-	exploreDoubt  = 10  // one that few found worse than everybody expects
+	exploreDoubt  = 5   // one that few found worse than everybody expects
 	worthMS       = 2.0 // a possible gain below it is not looked for
 
 	// rare is how much below expectation a node must be so that a try is rare; a node that

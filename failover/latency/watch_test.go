@@ -150,6 +150,7 @@ func TestChallengesArePaired(t *testing.T) {
 		{"a right password after a wrong one", []at{{0, pre("a")}, {40, attempt("a", "FORBIDDEN")}, {900, attempt("a", "RENEWED")}, {901, register("a")}}, []float64{0}},
 		{"two challenges: which one is answered?", []at{{0, pre("a")}, {500, pre("a")}, {520, attempt("a", "RENEWED")}, {521, register("a")}}, []float64{0}},
 		{"the next challenge after two", []at{{0, pre("a")}, {500, pre("a")}, {520, attempt("a", "RENEWED")}, {521, register("a")}, {9000, pre("a")}, {9040, attempt("a", "RENEWED")}, {9041, register("a")}}, []float64{0, 40}},
+		{"a challenge that nobody answered, and the next", []at{{0, pre("a")}, {9000, pre("a")}, {9040, attempt("a", "RENEWED")}, {9041, register("a")}}, []float64{40}},
 		{"an answer after hours", []at{{0, pre("a")}, {5e6, attempt("a", "RENEWED")}, {5e6, register("a")}}, []float64{0}},
 		{"a goodbye is no visit", []at{{0, pre("a")}, {40, event("sofia::register_attempt", "a", client, "RENEWED", "expires: 0\n")}, {50, attempt("a", "RENEWED")}, {50, register("a")}}, []float64{0}},
 		{"another profile", []at{{0, esl.ParseEvent("Event-Name: CUSTOM\nEvent-Subclass: sofia::register_attempt\nprofile-name: mesh\nauth-result: RENEWED\nnetwork-ip: 192.0.2.1\n")}}, nil},

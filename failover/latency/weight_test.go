@@ -58,6 +58,9 @@ func TestOnePhoneHasOnePhonesWeight(t *testing.T) {
 			m.says("buffalo", fmt.Sprintf("198.51.%d.8", i), evil, 0.25)
 			m.says("singapore", fmt.Sprintf("198.51.%d.8", i), evil, 0.25)
 		}, "198.51.250.7"},
+		{"and two others hurry together", func(m *mesh, i int) {
+			m.says("singapore", fmt.Sprintf("198.51.100.%d", 8+i%3), fmt.Sprintf("phone%d@pbx.test", 7+i%3), 0.25)
+		}, "198.51.7.7"},
 		{"has many accounts", func(m *mesh, i int) {
 			m.says("london", "198.51.100.8", fmt.Sprintf("evil%d@pbx.test", i), 900)
 			m.says("singapore", "198.51.100.8", fmt.Sprintf("evil%d@pbx.test", i), 0.25)
@@ -87,19 +90,120 @@ func TestOnePhoneHasOnePhonesWeight(t *testing.T) {
 	}
 }
 
+// TestTheMiddle: what a network's phones show together, by hand.
+func TestTheMiddle(t *testing.T) {
+	t.Parallel()
+	type said struct {
+		host    int
+		account string
+		rtt     float64
+		minutes int // ago
+	}
+	repeat := func(n int, s said) (out []said) {
+		for i := range n {
+			out = append(out, said{s.host, fmt.Sprintf("%s%d", s.account, i), s.rtt, s.minutes})
+		}
+		return out
+	}
+	for _, tt := range []struct {
+		name   string
+		said   []said
+		want   float64
+		phones uint8
+		age    uint8
+	}{
+		{"of two the upper one", []said{{1, "a", 0.25, 0}, {2, "b", 40, 0}}, 40, 2, 0},
+		{"of four the upper middle one", []said{{1, "a", 1, 0}, {2, "b", 2, 0}, {3, "c", 70, 0}, {4, "d", 90, 0}}, 80, 4, 0},
+		{"accounts of one address among others", append(repeat(11, said{9, "evil", 400, 0}),
+			said{1, "a", 40, 0}, said{2, "b", 40, 0}, said{3, "c", 40, 0}, said{4, "d", 40, 0}, said{5, "e", 40, 0}), 40, 5 + perAddress, 0},
+		{"accounts of one address alone", repeat(11, said{9, "office", 40, 0}), 40, 11, 0},
+		{"one phone alone does not replace the others", []said{{1, "a", 100, 40}, {2, "b", 100, 40}, {3, "c", 100, 40}, {1, "a", 0.25, 0}}, 100, 3, 0},
+		{"two do", []said{{1, "a", 100, 40}, {2, "b", 100, 40}, {3, "c", 100, 40}, {1, "a", 10, 0}, {2, "b", 10, 0}}, 10, 2, 0},
+		{"one of eight makes nothing young", append(repeat(8, said{1, "a", 100, 20}), said{1, "a0", 100, 0}), 100, 8, 20},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			e, now := NewEstimates(Options{}), epoch.Add(time.Hour)
+			for _, s := range tt.said {
+				at := now.Add(-time.Duration(s.minutes) * time.Minute)
+				e.Add(Sample{Client: netip.AddrFrom4([4]byte{198, 51, 100, byte(s.host)}), Phone: s.account, RTT: ms(s.rtt), At: at, Visit: true})
+			}
+			if got := only(t, e, now); got.estimate.ms() != tt.want || got.phones != tt.phones || got.age != tt.age {
+				t.Errorf("%.2f ms of %d phones, %d minutes old, want %.2f, %d, %d", got.estimate.ms(), got.phones, got.age, tt.want, tt.phones, tt.age)
+			}
+		})
+	}
+}
+
+// TestOnePhoneMovesNobodyToWhatIsExpected: a node that nobody tried is expected to be good,
+// and one phone says that it is better still.
+func TestOnePhoneMovesNobodyToWhatIsExpected(t *testing.T) {
+	t.Parallel()
+	m := newMesh(t)
+	m.in.Places = fixed{Where{Location: pbxmesh.Location{Latitude: 48.86, Longitude: 2.35}}}
+	m.show("buffalo", client, 20, 110)
+	m.shows("london", client, 0.25, 50)
+	e := m.view().Explain(addr(client))
+	if e.Order[0] != 0 || !e.Figures[1].Few || !slices.Contains(e.Try, 1) {
+		t.Errorf("%+v, want buffalo, and london tried", e)
+	}
+	m.show("london", "198.51.100.8", 3, 20)
+	if e := m.view().Explain(addr(client)); e.Order[0] != 1 || e.Figures[1].Own < 15 {
+		t.Errorf("%+v, want london, because four phones showed it", e)
+	}
+}
+
+// TestTwoPhonesOfAnOfficeMoveNobody: all its phones have one address.
+func TestTwoPhonesOfAnOfficeMoveNobody(t *testing.T) {
+	t.Parallel()
+	m := newMesh(t)
+	for i := range 16 {
+		m.says("london", client, fmt.Sprint(i), 40)
+	}
+	for i := range 20 {
+		m.says("buffalo", client, fmt.Sprint(i%2), 0.25)
+	}
+	if e := m.view().Explain(addr(client)); e.Order[0] != 1 || !e.Figures[0].Few {
+		t.Errorf("%+v", e)
+	}
+}
+
+// TestWhereANetworkIsIsCountedByPhone: many accounts of one address do not make its node
+// the present answer, nor another one no answer.
+func TestWhereANetworkIsIsCountedByPhone(t *testing.T) {
+	t.Parallel()
+	m := newMesh(t)
+	m.show("london", client, 12, 40)
+	for i := range 40 {
+		m.estimates["singapore"].Add(Sample{Client: addr(client), Phone: fmt.Sprint(i), RTT: ms(1), At: m.now, Visit: true})
+	}
+	if e := m.view().Explain(addr(client)); e.Incumbent != 1 {
+		t.Errorf("%+v", e)
+	}
+}
+
 // TestThePhonesThatAreFollowedAreNotTheLoudOnes: which phones of a crowd count is nobody's
 // choice.
 func TestThePhonesThatAreFollowedAreNotTheLoudOnes(t *testing.T) {
 	t.Parallel()
+	for _, hosts := range []byte{1, 100} {
+		t.Run(fmt.Sprintf("on %d addresses", hosts), func(t *testing.T) {
+			t.Parallel()
+			followed(t, hosts)
+		})
+	}
+}
+
+func followed(t *testing.T, hosts byte) {
 	const rounds, liars = 400, 3
 	of := 0
 	for range rounds {
 		e := NewEstimates(Options{})
 		for k := range 120 {
 			i := k % 60
-			e.Add(Sample{Client: netip.AddrFrom4([4]byte{198, 51, 100, byte(i)}), Phone: fmt.Sprint(i), RTT: ms(40), At: epoch})
+			e.Add(Sample{Client: netip.AddrFrom4([4]byte{198, 51, 100, byte(i) % hosts}), Phone: fmt.Sprint(i), RTT: ms(40), At: epoch})
 			for evil := range liars {
-				e.Add(Sample{Client: netip.AddrFrom4([4]byte{198, 51, 100, byte(200 + evil)}), Phone: fmt.Sprint("evil", evil), RTT: ms(900), At: epoch})
+				e.Add(Sample{Client: netip.AddrFrom4([4]byte{198, 51, 100, byte(60+evil) % hosts}), Phone: fmt.Sprint("evil", evil), RTT: ms(900), At: epoch})
 			}
 		}
 		if n := e.Stats().Phones; n != maxPhones {

@@ -130,8 +130,8 @@ func reportChallenges(t *testing.T) (mean [2]moment) {
 		alone := usual
 		alone.keepAlive = 0
 		s := newSim(t, seed, alone)
-		for i, intervals := range []time.Duration{1, 3} {
-			s.run(t, intervals*s.interval+shared)
+		for i, intervals := range []int{1, 3} {
+			s.run(t, time.Duration(intervals)*s.interval+shared)
 			m := s.moment()
 			mean[i].best += m.best / internets
 			mean[i].excess += m.excess / internets
