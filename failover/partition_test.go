@@ -22,6 +22,8 @@ type network struct {
 	cut      map[string]bool // "observer>node": its probes get no answer
 	offline  map[string]bool // observers that do not reach the board
 	board    map[string]failover.SeenVote
+	full     bool   // the board takes no votes, and can be read
+	each     func() // after every second
 }
 
 var towns = []pbxmesh.NodeID{buffalo, london, singapore}
@@ -66,12 +68,15 @@ func (n *network) run(d time.Duration) {
 					tr.Probe(failover.ProbeResult{Node: id, Outcome: outcome, At: n.now})
 				}
 			}
-			if !n.offline[name] {
+			if !n.offline[name] && !n.full {
 				n.board[name] = failover.SeenVote{Vote: tr.Vote(n.now), Seen: n.now}
 			}
 			if (step+i)%4 == 0 {
 				n.read(name)
 			}
+		}
+		if n.each != nil && step%10 == 0 {
+			n.each()
 		}
 	}
 }
@@ -86,7 +91,7 @@ func (n *network) read(name string) {
 	if n.offline[name] {
 		heard = nil // what it heard last has ended; the tests wait longer than that
 	}
-	n.trackers[name].Votes(n.now, heard, !n.offline[name])
+	n.trackers[name].Votes(n.now, heard, !n.offline[name] && !n.full)
 }
 
 // says is what an observer takes the nodes for: "buffalo up, london down, singapore up".
