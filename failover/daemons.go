@@ -23,10 +23,11 @@ import (
 //	 +---------+   stopped in an orderly way: mostly it is about to start again
 //
 // Only time in which this observer could read the registry and write to it counts, and no
-// more than maxReadGap between two reads: a Redis that hung or took no writes, or an
-// observer that was stopped itself, makes nobody silent. When more than half of the telling daemons, and two at
+// more than maxReadGap or half of SilentAfter between two reads: a Redis that hung or took no
+// writes, or an observer that was stopped itself, makes nobody silent. When more than half of the telling daemons, and two at
 // least, fall silent within one observer's view at once, it is the registry or the way
-// there: nothing changes until it has lasted for stallAfter.
+// there: nothing changes until it has lasted for stallAfter, and when it is over each begins anew,
+// because they do not all come back in the same moment.
 
 // Defaults and bounds of the silence of daemons.
 const (
@@ -82,7 +83,7 @@ func (t *Tracker) hearDaemons(now time.Time) {
 			*d = daemon{}
 			continue
 		}
-		d.mute += min(gap, maxReadGap)
+		d.mute += min(gap, maxReadGap, t.opts.DaemonSilentAfter/2)
 		if !d.silent {
 			telling++
 			if d.overdue(&t.opts) && !d.left {
@@ -98,8 +99,12 @@ func (t *Tracker) hearDaemons(now time.Time) {
 		if now.Sub(t.stalledSince) < stallAfter {
 			return
 		}
-	} else {
+	} else if !t.stalledSince.IsZero() {
 		t.stalledSince = time.Time{}
+		for _, n := range t.nodes {
+			n.daemon.mute = 0
+		}
+		return
 	}
 	for id, n := range t.nodes {
 		if id != t.opts.Self && n.daemon.overdue(&t.opts) {

@@ -161,6 +161,18 @@ func TestRegistryAwayMakesNobodySilent(t *testing.T) {
 		}
 	}
 
+	// They come back one by one, and nobody is taken for the last one that is silent.
+	s = newSigns(t, failover.Options{Observer: "la"}, all...)
+	for _, id := range all {
+		s.alive[id] = false
+	}
+	s.wait(5 * time.Second)
+	for _, id := range all {
+		s.alive[id] = true
+		s.wait(700 * time.Millisecond)
+		none(s, "back one by one")
+	}
+
 	// Two of three that die one after the other are no stall.
 	s = newSigns(t, failover.Options{Observer: "la"}, all...)
 	s.alive[london] = false
