@@ -105,7 +105,7 @@ func reportUsual(t *testing.T, out *strings.Builder) (series []moment) {
 		for i, m := range []moment{first, last} {
 			mean[i].best += m.best / internets
 			mean[i].excess += m.excess / internets
-			if m.excess >= wantExcessMS {
+			if m.best < wantEach || m.excess >= wantExcessMS {
 				t.Errorf("internet %d is below the claim: %v", seed, m)
 			}
 		}
