@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -129,8 +130,13 @@ func (r *Redis) start(ctx context.Context) error {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		if answers(r.addr) {
+		switch answers(r.addr, cmd.Process.Pid) {
+		case yes:
 			return nil
+		case another:
+			_ = cmd.Process.Kill()
+			<-done
+			return fmt.Errorf("another server has taken %s", r.addr)
 		}
 		select {
 		case <-done:
@@ -145,20 +151,40 @@ func (r *Redis) start(ctx context.Context) error {
 	}
 }
 
-// answers reports whether a Redis answers at addr. An error counts as an answer:
-// a server with a password says NOAUTH.
-func answers(addr string) bool {
+// answer is what comes from an address where a server was started.
+type answer int
+
+const (
+	no answer = iota
+	yes
+	another // program got the port first, and ours will end
+)
+
+// answers asks addr for the server with the process id pid. One with a password says NOAUTH,
+// and is taken for ours.
+func answers(addr string, pid int) answer {
 	c, err := net.DialTimeout("tcp", addr, time.Second)
 	if err != nil {
-		return false
+		return no
 	}
 	defer func() { _ = c.Close() }()
 	_ = c.SetDeadline(time.Now().Add(time.Second))
-	if _, err := c.Write([]byte("PING\r\n")); err != nil {
-		return false
+	if _, err := c.Write([]byte("INFO server\r\n")); err != nil {
+		return no
 	}
-	line, err := bufio.NewReader(c).ReadString('\n')
-	return err == nil && (strings.HasPrefix(line, "+PONG") || strings.HasPrefix(line, "-NOAUTH"))
+	for lines := bufio.NewScanner(c); lines.Scan(); {
+		line := lines.Text()
+		if strings.HasPrefix(line, "-NOAUTH") {
+			return yes
+		}
+		if id, ok := strings.CutPrefix(line, "process_id:"); ok {
+			if id == strconv.Itoa(pid) {
+				return yes
+			}
+			return another
+		}
+	}
+	return no
 }
 
 func lastLine(s string) string {
