@@ -106,6 +106,10 @@ type path struct {
 	streak      int         // answers in a row
 	silentSince time.Time   // the first of silent
 
+	// witnessed says that somebody else has answered since quiet began, so that it is not
+	// ours, and stays so when we are cut off afterwards.
+	witnessed bool
+
 	// quiet is the verdict with both thresholds: it begins after DownAfter silences
 	// and ends after UpAfter answers.
 	quiet bool
@@ -258,5 +262,6 @@ func judgeAlone(n *node, v view, o *Options) (pbxmesh.Observed, string) {
 
 // meshSilent reports what this observer's own probes say of the mesh address.
 func (n *node) meshSilent(v view, o *Options) bool {
-	return n.decides() == PathPhones && n.paths[PathMesh].silent >= o.DownAfter && !v.cutOff
+	p := &n.paths[PathMesh]
+	return n.decides() == PathPhones && p.silent >= o.DownAfter && p.witnessed && !v.cutOff
 }

@@ -22,8 +22,10 @@ type network struct {
 	cut      map[string]bool // "observer>node": its probes get no answer
 	offline  map[string]bool // observers that do not reach the board
 	board    map[string]failover.SeenVote
-	full     bool   // the board takes no votes, and can be read
-	each     func() // after every second
+	quick    bool            // who did not answer is probed every 200 ms, as on a short path
+	failed   map[string]bool // "observer>node", if quick
+	full     bool            // the board takes no votes, and can be read
+	each     func()          // after every second
 }
 
 var towns = []pbxmesh.NodeID{buffalo, london, singapore}
@@ -32,7 +34,7 @@ func newNetwork(t *testing.T) *network {
 	t.Helper()
 	n := &network{
 		t: t, now: start, names: []string{"buffalo", "london", "singapore", "losangeles", "jacksonville"},
-		trackers: map[string]*failover.Tracker{}, cut: map[string]bool{}, offline: map[string]bool{}, board: map[string]failover.SeenVote{},
+		trackers: map[string]*failover.Tracker{}, cut: map[string]bool{}, offline: map[string]bool{}, board: map[string]failover.SeenVote{}, failed: map[string]bool{},
 	}
 	for i, name := range n.names {
 		o := failover.Options{Observer: name, Return: failover.ReturnOptions{Hold: 30 * time.Second, Ramp: time.Minute}}
@@ -64,7 +66,9 @@ func (n *network) run(d time.Duration) {
 				if n.cut[name+">"+string(id)] || n.cut["*>"+string(id)] || n.cut[name+">*"] && name != string(id) {
 					outcome = failover.OutcomeTimeout
 				}
-				if due := (step + i + j) % 10; due == 0 || due == 5 && outcome != failover.OutcomeOK {
+				key := name + ">" + string(id)
+				if due := (step + i + 3*j) % 10; due == 0 || n.failed[key] && due%2 == 0 || !n.quick && due == 5 && outcome != failover.OutcomeOK {
+					n.failed[key] = n.quick && outcome != failover.OutcomeOK
 					tr.Probe(failover.ProbeResult{Node: id, Outcome: outcome, At: n.now})
 				}
 			}
@@ -101,6 +105,38 @@ func (n *network) says(name string) string {
 		out = append(out, fmt.Sprintf("%s %v", id, n.trackers[name].Mesh().State(id).Observed))
 	}
 	return strings.Join(out, ", ")
+}
+
+// TestAllStandStill stops all switches for three seconds. They go on one after the other, and
+// the first that answers is no witness against those that are still to be asked.
+func TestAllStandStill(t *testing.T) {
+	t.Parallel()
+	for first := range towns {
+		n := newNetwork(t)
+		n.quick = true
+		n.each = func() {
+			for _, name := range n.names {
+				for _, id := range towns {
+					if s := n.trackers[name].Mesh().State(id); s.Observed == pbxmesh.ObservedDown || s.Shed > 0 {
+						t.Errorf("%s takes %s for %v, shed %d: %s", name, id, s.Observed, s.Shed, s.Reason)
+					}
+				}
+			}
+		}
+		for _, id := range towns {
+			n.cut["*>"+string(id)] = true
+		}
+		n.run(3 * time.Second)
+		for i := range towns {
+			delete(n.cut, "*>"+string(towns[(first+i)%len(towns)]))
+			n.run(200 * time.Millisecond)
+			n.each()
+		}
+		for range 20 {
+			n.run(100 * time.Millisecond)
+			n.each()
+		}
+	}
 }
 
 func TestPartitions(t *testing.T) {

@@ -35,8 +35,10 @@ func (t *Tracker) meshWord(n *node) Word {
 	switch {
 	case n.decides() == PathMesh || !p.probed() || t.cutOff || p.last.Outcome == OutcomeLate:
 		return WordNone
-	case p.quiet:
+	case p.quiet && p.witnessed:
 		return WordSilent
+	case p.quiet:
+		return WordNone
 	case p.silent > 0:
 		return WordDoubted
 	}
@@ -49,7 +51,7 @@ func (t *Tracker) meshReach(n *node) pbxmesh.MeshReach {
 	switch {
 	case t.opts.Self == "" || n.info.ID == t.opts.Self || !p.probed() || t.cutOff || p.last.Outcome == OutcomeLate:
 		return pbxmesh.MeshUnknown
-	case p.quiet:
+	case p.quiet && p.witnessed:
 		return pbxmesh.MeshSilent
 	case p.silent > 0:
 		return pbxmesh.MeshUnknown

@@ -303,6 +303,11 @@ func (t *Tracker) settle(now time.Time, changed bool) {
 			cutOff: t.cutOff, own: n.info.ID == t.opts.Self, only: len(t.nodes) == 1,
 			witness: witness != nil && witness.main().last.At.After(n.main().silentSince),
 		}
+		main, mesh := n.main(), &n.paths[PathMesh]
+		main.witnessed = main.quiet && (main.witnessed || n.view.own || n.view.witness)
+		if n.decides() == PathPhones { // who answers phones is a witness for its own mesh address
+			mesh.witnessed = mesh.quiet && (mesh.witnessed || best != nil && best.main().last.At.After(mesh.silentSince))
+		}
 		t.speak(n, n.view, now)
 		self.reaches = self.reaches || t.outside(n) && (n.word == WordAnswers || n.word == WordOverloaded)
 	}
@@ -419,7 +424,8 @@ func (t *Tracker) settleLink() {
 		for id, n := range t.nodes {
 			if id != t.opts.Self {
 				for i := range n.paths {
-					n.paths[i].silent = 0
+					p := &n.paths[i]
+					p.silent, p.quiet = 0, p.quiet && p.witnessed
 				}
 			}
 		}

@@ -157,7 +157,7 @@ func TestEdges(t *testing.T) {
 		{name: "up to suspect by 503", before: "b+ l+", from: up, input: "l5", to: suspect, reason: "503"},
 		{name: "up to suspect by lease", before: "l+ lF", from: up, input: "lX", to: suspect, reason: "its switch answers"},
 		{name: "up stays when the lease is lost by a bad link", before: "l+ lF", from: up, input: "lx", to: up},
-		{name: "up to suspect by a silent mesh address", before: "b+ l+", from: up, input: "lm- lm- lm-", to: suspect, reason: "mesh address"},
+		{name: "up to suspect by a silent mesh address", before: "b+ l+", from: up, input: "lm- lm- l+ lm-", to: suspect, reason: "mesh address"},
 		{name: "up stays with two silences on the mesh address", before: "b+ l+", from: up, input: "lm- lm-", to: up},
 		{name: "up to down by the daemon's word", before: "b+ l+", from: up, input: "lD l-", to: down, reason: "own daemon"},
 		{name: "up to suspect by the daemon's word that SIP contradicts", before: "b+ l+", from: up, input: "lD l+ l+", to: suspect, reason: "event socket"},
@@ -169,7 +169,7 @@ func TestEdges(t *testing.T) {
 
 		{name: "suspect to up by one answer", before: "b+ l+ l-", from: suspect, input: "l+", to: up},
 		{name: "suspect to up when the lease is back", before: "l+ lX", from: suspect, input: "lF", to: up},
-		{name: "suspect to up when the mesh address is back", before: "b+ l+ lm- lm- lm-", from: suspect, input: "lm+", to: up},
+		{name: "suspect to up when the mesh address is back", before: "b+ l+ lm- lm- l+ lm-", from: suspect, input: "lm+", to: up},
 		{name: "suspect to up after 503", before: "l+ l5", from: suspect, input: "l+", to: up},
 		{name: "suspect stays below the second threshold", before: "b+ l+ l-", from: suspect, input: "b+ l-", to: suspect},
 		{name: "suspect stays with 503 for ever", before: "b+ l+ l5", from: suspect, input: "l5 l5 l5 l5 l5", to: suspect, reason: "503"},

@@ -129,7 +129,7 @@ func TestWhatAnObserverSays(t *testing.T) {
 		{name: "one's own switch needs no witness", self: london, probes: "l+ l- l- l-", word: failover.WordSilent},
 		{name: "mesh address", self: buffalo, probes: "l+ lm+", word: failover.WordAnswers, mesh: failover.WordAnswers},
 		{name: "mesh address doubted", self: buffalo, probes: "l+ s+ lm+ lm-", word: failover.WordAnswers, mesh: failover.WordDoubted},
-		{name: "mesh address silent", self: buffalo, probes: "l+ s+ lm- lm- lm-", word: failover.WordAnswers, mesh: failover.WordSilent},
+		{name: "mesh address silent", self: buffalo, probes: "l+ s+ lm- lm- l+ lm-", word: failover.WordAnswers, mesh: failover.WordSilent},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
