@@ -76,6 +76,7 @@ type Tracker struct {
 	now    time.Time // of the latest input; it never goes back
 
 	members   []pbxmesh.Node              // of nodes, in the order of their names
+	site      string                      // of this observer
 	alone     bool                        // no member stands at another site than this observer
 	votes     []SeenVote                  // of the other observers, fresh ones
 	others    map[pbxmesh.NodeID]*ballot  // counts votes
@@ -128,6 +129,7 @@ func New(o Options) (*Tracker, error) {
 		log:    o.Logger,
 		nodes:  make(map[pbxmesh.NodeID]*node),
 		wanted: make(map[pbxmesh.NodeID]pbxmesh.Wanted),
+		site:   (&Vote{Observer: o.Observer, Self: o.Self, Site: o.Site}).SiteName(),
 	}
 	if t.log == nil {
 		t.log = slog.New(slog.DiscardHandler)
@@ -176,19 +178,14 @@ func (t *Tracker) SetMembers(now time.Time, nodes []pbxmesh.Node) {
 		for _, id := range slices.Sorted(maps.Keys(t.nodes)) {
 			t.members = append(t.members, t.nodes[id].info)
 		}
-		t.alone = !anyOutside(t.members, t.site())
+		t.alone = !anyOutside(t.members, t.site)
 		t.recount()
 	}
 	t.settle(now, changed)
 }
 
-// site is that of this observer.
-func (t *Tracker) site() string {
-	return (&Vote{Observer: t.opts.Observer, Self: t.opts.Self, Site: t.opts.Site}).SiteName()
-}
-
 // outside reports whether an answer of n proves something of this observer's network.
-func (t *Tracker) outside(n *node) bool { return outside(&n.info, t.site(), t.opts.Self, t.alone) }
+func (t *Tracker) outside(n *node) bool { return outside(&n.info, t.site, t.opts.Self, t.alone) }
 
 // Probe takes in the result of one probe. Results of strangers, and results older
 // than the last one of that path, are ignored.
@@ -292,7 +289,7 @@ func (t *Tracker) settle(now time.Time, changed bool) {
 	t.settleLink()
 
 	best, second := t.witnesses()
-	self := voter{observer: t.opts.Observer, site: t.site(), self: t.opts.Self}
+	self := voter{observer: t.opts.Observer, site: t.site, self: t.opts.Self}
 	for i := range t.members {
 		n := t.nodes[t.members[i].ID]
 		witness := best

@@ -29,10 +29,7 @@ func TestLateIsNoSilence(t *testing.T) {
 			t.Parallel()
 			n := newNetwork(ms/5, 0)
 			var r results
-			virtually(t, n, Options{}, r.add, func(p *Prober) {
-				p.SetMembers(nodes(1))
-				time.Sleep(20 * time.Second) // virtual
-				r.take()
+			onMeasured(t, n, &r, func() {
 				r.next() // no probe is under way
 				n.set(func(n *network) {
 					n.frozen = time.Now()
@@ -53,10 +50,7 @@ func TestLateAnswerCounts(t *testing.T) {
 	t.Parallel()
 	n := newNetwork(10*ms, 0) // one packet a probe
 	var r results
-	virtually(t, n, Options{}, r.add, func(p *Prober) {
-		p.SetMembers(nodes(1))
-		time.Sleep(20 * time.Second) // virtual, as below
-		r.take()
+	onMeasured(t, n, &r, func() {
 		r.next() // no probe is under way
 		n.set(func(n *network) { n.stopAt, n.block, n.hold = len(n.times)+1, 3*time.Second, 3*time.Second+ms })
 		time.Sleep(6 * time.Second)
@@ -78,10 +72,7 @@ func TestLateIsNoStorm(t *testing.T) {
 	t.Parallel()
 	n := newNetwork(ms/5, 0)
 	var r results
-	virtually(t, n, Options{}, r.add, func(p *Prober) {
-		p.SetMembers(nodes(1))
-		time.Sleep(20 * time.Second) // virtual, as below
-		r.take()
+	onMeasured(t, n, &r, func() {
 		n.set(func(n *network) { n.frozen, n.always = time.Now(), 200*ms })
 		time.Sleep(30 * time.Second)
 		all := r.take()
@@ -107,10 +98,7 @@ func TestUnsentIsNoSilence(t *testing.T) {
 	broken := errors.New("network is down")
 	n := newNetwork(ms/5, 0)
 	var r results
-	virtually(t, n, Options{}, r.add, func(p *Prober) {
-		p.SetMembers(nodes(1))
-		time.Sleep(20 * time.Second) // virtual, as below
-		r.take()
+	onMeasured(t, n, &r, func() {
 		r.next() // no probe is under way
 		n.set(func(n *network) { n.frozen, n.fail, n.fails = time.Now(), broken, 1 })
 		if got := r.next(); got.Outcome != failover.OutcomeLate || got.Sent != copies-1 {
@@ -139,10 +127,7 @@ func TestStaleRefusal(t *testing.T) {
 	t.Parallel()
 	n := newNetwork(40*ms, 0)
 	var r results
-	virtually(t, n, Options{}, r.add, func(p *Prober) {
-		p.SetMembers(nodes(1))
-		time.Sleep(20 * time.Second) // virtual, as below
-		r.take()
+	onMeasured(t, n, &r, func() {
 		r.next() // no probe is under way
 		n.set(func(n *network) { n.frozen = time.Now() })
 		first := n.sent() // of the next probe
@@ -175,10 +160,7 @@ func TestRestart(t *testing.T) {
 	t.Parallel()
 	n := newNetwork(ms/5, 0)
 	var r results
-	virtually(t, n, Options{}, r.add, func(p *Prober) {
-		p.SetMembers(nodes(1))
-		time.Sleep(20 * time.Second) // virtual, as below
-		r.take()
+	onMeasured(t, n, &r, func() {
 		r.next() // no probe is under way
 		n.set(func(n *network) { n.closed = true })
 		if got := r.next(); got.Outcome != failover.OutcomeRefused {
@@ -199,10 +181,7 @@ func TestStallLeavesNoTrace(t *testing.T) {
 	t.Parallel()
 	n := newNetwork(20*ms, 0)
 	var r results
-	virtually(t, n, Options{}, r.add, func(p *Prober) {
-		p.SetMembers(nodes(1))
-		time.Sleep(20 * time.Second) // virtual, as below
-		r.take()
+	onMeasured(t, n, &r, func() {
 		before := n.sent()
 		time.Sleep(10 * time.Second)
 		usual := n.sent() - before

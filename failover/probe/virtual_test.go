@@ -169,6 +169,18 @@ func virtually(t *testing.T, n *network, o Options, onResult func(failover.Probe
 	})
 }
 
+// onMeasured runs f beside a prober that has probed one node for twenty seconds, and has no
+// result left to take.
+func onMeasured(t *testing.T, n *network, r *results, f func()) {
+	t.Helper()
+	virtually(t, n, Options{}, r.add, func(p *Prober) {
+		p.SetMembers(nodes(1))
+		time.Sleep(20 * time.Second) // virtual
+		r.take()
+		f()
+	})
+}
+
 // results collects what a prober says.
 type results struct {
 	mu  sync.Mutex
