@@ -337,9 +337,9 @@ func (s *stage) settled() int {
 	return n
 }
 
-// fullestSecond counts what the phones were granted by the given switches since then:
-// how many in the fullest second, and in all. The phone's clock is the switch's: both
-// are this process, or this machine.
+// fullestSecond counts the registrations at the given switches since then: how many in the
+// fullest second, and in all. The phone's clock is the switch's: both are this process, or
+// this machine.
 func (s *stage) fullestSecond(since time.Time, names ...string) (worst, all int) {
 	s.t.Helper()
 	at := s.times(since, names...)
@@ -368,7 +368,9 @@ func (s *stage) times(since time.Time, names ...string) []time.Time {
 	return at
 }
 
-// received returns the REGISTERs that a switch answered with 200.
+// received returns the 200s of a simulated switch to REGISTER. A real one may be slow to
+// answer for a second (its SQLite is busy) and then answers many at once, so that the phones'
+// first REGISTER of each attempt that it granted stands there.
 func (s *stage) received(name string) []sipwire.Record {
 	var out []sipwire.Record
 	if sw, ok := s.nodes[name].sw.(*simswitch.Switch); ok {
@@ -380,9 +382,14 @@ func (s *stage) received(name string) []sipwire.Record {
 		return out
 	}
 	for _, p := range s.phones {
+		var first *sipwire.Record
 		for _, rec := range p.Endpoint().History() {
-			if !rec.Out && rec.Peer == s.nodes[name].sw.SIP() && rec.Msg != nil && rec.Msg.Status == 200 && strings.HasSuffix(rec.Msg.Get("CSeq"), " REGISTER") {
-				out = append(out, rec)
+			switch {
+			case rec.Peer != s.nodes[name].sw.SIP() || rec.Msg == nil || !strings.HasSuffix(rec.Msg.Get("CSeq"), " REGISTER"):
+			case rec.Out && first == nil:
+				first = &rec
+			case !rec.Out && first != nil && rec.Msg.Status == 200:
+				out, first = append(out, *first), nil
 			}
 		}
 	}
