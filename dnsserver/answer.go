@@ -8,6 +8,7 @@ import (
 	"github.com/miekg/dns"
 
 	"pbxmesh"
+	"pbxmesh/dnsserver/selection"
 )
 
 // MaxUDPSize is the largest answer over UDP, in bytes, and the size this server
@@ -31,11 +32,11 @@ func (z *Zone) Answer(req *dns.Msg, client netip.Addr) *dns.Msg {
 // whom it is good, and until when.
 type basis struct {
 	// choices are those of the snapshot; nil when none was looked at.
-	choices *Choices
+	choices *selection.Choices
 
 	// decision is set when the answer depends on the client, and is then the same for
 	// every client with this Decision, but for the ECS scope.
-	decision *Decision
+	decision *selection.Decision
 }
 
 // answer is Answer, and tells what the reply was made from. A change of anything
@@ -94,10 +95,10 @@ type query struct {
 
 	name     string // canonical
 	view     *view
-	choices  *Choices      // of view
-	mesh     *pbxmesh.Mesh // of view
+	choices  *selection.Choices // of view
+	mesh     *pbxmesh.Mesh      // of view
 	apex     *apex
-	decision *Decision
+	decision *selection.Decision
 	block    netip.Prefix
 	cut      bool // the DS record of a zone of ours, in its parent zone of ours
 	tailored bool // the answer depends on the client
@@ -261,9 +262,19 @@ func (q *query) answerName(f found) {
 	}
 }
 
-// answerBest gives one address of the one best node. When that node has none of
-// the family the answer is empty: the next node's would send the two families of
-// one phone to two nodes. Several brands of phones shuffle what they get, or keep
+// familyOf returns which addresses a question is about.
+func familyOf(qtype uint16) selection.Family {
+	switch qtype {
+	case dns.TypeA:
+		return selection.IPv4
+	case dns.TypeAAAA:
+		return selection.IPv6
+	}
+	return selection.AnyFamily
+}
+
+// answerBest gives one address of the best node that has one of the family; the answer is
+// empty only when no node has. Several brands of phones shuffle what they get, or keep
 // the first, so there is never a second address.
 func (q *query) answerBest() {
 	d := q.decide()
@@ -345,9 +356,9 @@ func (q *query) additional(name string, addresses []netip.Addr, ttl time.Duratio
 }
 
 // decide chooses the nodes, once per query.
-func (q *query) decide() *Decision {
+func (q *query) decide() *selection.Decision {
 	if q.decision == nil {
-		q.decision, q.block = q.choices.For(q.client)
+		q.decision, q.block = q.choices.For(q.client, familyOf(q.Qtype))
 		q.tailored = true
 		if q.decision.Panic {
 			q.z.warnPanic(q.mesh)

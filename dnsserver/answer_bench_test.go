@@ -4,6 +4,8 @@ import (
 	"testing"
 
 	"github.com/miekg/dns"
+
+	"pbxmesh/fixtures"
 )
 
 func BenchmarkAnswer(b *testing.B) {
@@ -13,7 +15,7 @@ func BenchmarkAnswer(b *testing.B) {
 		"NAPTR": {Name: "pbx.example.com.", Qtype: dns.TypeNAPTR, Qclass: dns.ClassINET},
 	} {
 		b.Run(name, func(b *testing.B) {
-			z, _ := newTestZone(b, threeTowns(nil))
+			z, _ := newTestZone(b, fixtures.ThreeTowns(nil))
 			req := &dns.Msg{Question: []dns.Question{q}}
 			req.SetEdns0(1232, false)
 			b.ReportAllocs()
@@ -28,7 +30,7 @@ func BenchmarkAnswer(b *testing.B) {
 
 // BenchmarkRespond is the whole packet path without the sockets.
 func BenchmarkRespond(b *testing.B) {
-	z, _ := newTestZone(b, threeTowns(nil))
+	z, _ := newTestZone(b, fixtures.ThreeTowns(nil))
 	req := new(dns.Msg)
 	req.SetQuestion("_sip._udp.tenant.pbx.example.com.", dns.TypeSRV)
 	req.SetEdns0(1232, false)

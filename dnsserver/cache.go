@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"hash/maphash"
 	"math/rand/v2"
+
+	"pbxmesh/dnsserver/selection"
 )
 
 // Bounds of one reader's cache. The bytes count names and packed answers.
@@ -51,7 +53,7 @@ type cachedName struct {
 }
 
 type variant struct {
-	decision *Decision
+	decision *selection.Decision
 	packed   *packed
 }
 
@@ -139,7 +141,7 @@ func (c *answerCache) fresh(n *cachedName, generation uint64, now int64) bool {
 }
 
 // keep adds an answer to n; decision is nil for one that is everybody's.
-func (c *answerCache) keep(n *cachedName, decision *Decision, p *packed) {
+func (c *answerCache) keep(n *cachedName, decision *selection.Decision, p *packed) {
 	c.bytes += len(p.wire)
 	if decision == nil {
 		n.plain = p
@@ -182,7 +184,7 @@ func (n *cachedName) size() int {
 }
 
 // lookup returns the answer for a decision; nil when there is none yet.
-func (n *cachedName) lookup(d *Decision) *packed {
+func (n *cachedName) lookup(d *selection.Decision) *packed {
 	for i := range n.variants {
 		if n.variants[i].decision == d {
 			return n.variants[i].packed

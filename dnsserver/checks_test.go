@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"pbxmesh/fixtures"
 )
 
 // tool returns the path of a program that checks us from outside. Without it the test
@@ -239,7 +241,7 @@ func TestZonemaster(t *testing.T) {
 	zonemaster := tool(t, "zonemaster-cli", "zonemaster-cli")
 	// Inside, all addresses are ours; these count as public ones.
 	const root = "198.41.0.4"
-	servers := []NameServer{{"losangeles", addrs("77.80.0.1", "2a0a:1::1")}, {"jacksonville", addrs("78.90.0.1", "2a0b:1::1")}}
+	servers := []NameServer{{"losangeles", fixtures.Addresses("77.80.0.1", "2a0a:1::1")}, {"jacksonville", fixtures.Addresses("78.90.0.1", "2a0b:1::1")}}
 	n := newNamespace(t, root, "77.80.0.1", "2a0a:1::1", "78.90.0.1", "2a0b:1::1")
 	z := signedZone(t, func(o *ZoneOptions) { o.TenantZones, o.NameServers = nil, servers; o.ZoneFile = "" })
 	rootServer(t, n, z, root)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"pbxmesh"
+	"pbxmesh/fixtures"
 )
 
 // TestConformance asks each query of the table in docs/dns.md by dig, and compares.
@@ -28,7 +29,7 @@ func TestConformance(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	mesh := threeTowns(nil)
+	mesh := fixtures.ThreeTowns(nil)
 	crowded := pbxmesh.Node{ID: "crowded", Ports: pbxmesh.SIPPorts{UDP: 5060}}
 	for i := range 40 {
 		crowded.Addresses = append(crowded.Addresses, netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}))

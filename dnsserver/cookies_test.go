@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"pbxmesh/fixtures"
 )
 
 func unhex(t testing.TB, s string) []byte {
@@ -108,7 +110,7 @@ func TestCookieStates(t *testing.T) {
 // TestCookiesInMessages: what the options look like from outside, over both ways.
 func TestCookiesInMessages(t *testing.T) {
 	t.Parallel()
-	z, _ := newTestZone(t, threeTowns(nil))
+	z, _ := newTestZone(t, fixtures.ThreeTowns(nil))
 	r := testResponder(z)
 	w := newWorker(r, z.log)
 	client := netip.MustParseAddr("192.0.2.7")

@@ -16,6 +16,7 @@ import (
 	"github.com/miekg/dns"
 
 	"pbxmesh"
+	"pbxmesh/fixtures"
 )
 
 // signedZone is staticZone with a key for each zone in its KeyDir.
@@ -23,7 +24,7 @@ func signedZone(t testing.TB, change ...func(*ZoneOptions)) *Zone {
 	t.Helper()
 	dir := t.TempDir()
 	change = append([]func(*ZoneOptions){func(o *ZoneOptions) { o.KeyDir, o.GenerateKeys = dir, true }}, change...)
-	z, _ := staticZone(t, threeTowns(nil), testZoneFile, change...)
+	z, _ := staticZone(t, fixtures.ThreeTowns(nil), testZoneFile, change...)
 	return z
 }
 
@@ -506,7 +507,7 @@ func TestDSOfAnInnerZone(t *testing.T) {
 func TestSignedAnswersAreTheSame(t *testing.T) {
 	t.Parallel()
 	signed := signedZone(t)
-	plain, _ := staticZone(t, threeTowns(map[pbxmesh.NodeID]pbxmesh.NodeState{}), testZoneFile)
+	plain, _ := staticZone(t, fixtures.ThreeTowns(map[pbxmesh.NodeID]pbxmesh.NodeState{}), testZoneFile)
 	for i := range 50 {
 		client := netip.AddrFrom4([4]byte{203, 0, 113, byte(5 * i)})
 		for _, q := range []dns.Question{{Name: "pbx.example.com.", Qtype: dns.TypeA}, {Name: "_sip._udp.x.pbx.example.com.", Qtype: dns.TypeSRV}, {Name: "x.pbx.example.com.", Qtype: dns.TypeNAPTR}} {

@@ -1,8 +1,8 @@
 // Package dnsserver is the authoritative name server that sends phones to nodes.
 //
 // It owns the zones' contents (Zone) with the records of a zone file and the
-// signatures, the choice of a node for a client (Choose), the reading of EDNS and client
-// subnets, and the UDP and TCP listeners (Server).
+// signatures, the reading of EDNS and client subnets, and the UDP and TCP listeners (Server).
+// Which node a client gets is decided in dnsserver/selection.
 // Each query reads one immutable snapshot of the mesh; a query never waits for
 // anything, and no answer needs a second source.
 //

@@ -11,13 +11,15 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"pbxmesh/fixtures"
 )
 
 // FuzzUDP asserts of any packet, before and after its answer is in the cache: no panic,
 // the bytes of the slow path, and to somebody who may be forged no more than the bound
 // on amplification allows.
 func FuzzUDP(f *testing.F) {
-	z, _ := newTestZone(f, threeTowns(nil))
+	z, _ := newTestZone(f, fixtures.ThreeTowns(nil))
 	big, _ := newTestZone(f, bigMesh(5, 120))
 	for _, p := range benchQueries(f) {
 		f.Add(p)
@@ -83,7 +85,7 @@ func FuzzUDP(f *testing.F) {
 // FuzzTCP asserts of any stream of bytes: each whole query that wants an answer gets one
 // that parses, in order, and then the connection ends.
 func FuzzTCP(f *testing.F) {
-	z, _ := newTestZone(f, threeTowns(nil))
+	z, _ := newTestZone(f, fixtures.ThreeTowns(nil))
 	_, addr := startServer(f, z)
 	frame := func(p []byte) []byte { return append(binary.BigEndian.AppendUint16(nil, uint16(len(p))), p...) }
 	var all []byte

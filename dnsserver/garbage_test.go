@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"pbxmesh/fixtures"
 )
 
 // garbage returns packets as floods have them: noise, queries that are damaged, for
@@ -96,7 +98,7 @@ func flood(ctx context.Context, t *testing.T, to string, rate int, count *atomic
 // for each query, and tells the share answered and how long that took.
 func TestGarbageLeavesGoodClientsAnswered(t *testing.T) {
 	rate, _ := strconv.Atoi(os.Getenv("PBXMESH_DNS_GARBAGE"))
-	z, _ := newTestZone(t, threeTowns(nil))
+	z, _ := newTestZone(t, fixtures.ThreeTowns(nil))
 	s, addr := startServer(t, z, func(o *Options) { o.RateLimit = &RateLimit{} })
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()

@@ -8,6 +8,7 @@ import (
 	"github.com/miekg/dns"
 
 	"pbxmesh"
+	"pbxmesh/fixtures"
 )
 
 // bigMesh has nodes with so many addresses that answers do not fit.
@@ -89,7 +90,7 @@ func TestTruncation(t *testing.T) {
 
 func TestBadPackets(t *testing.T) {
 	t.Parallel()
-	z, _ := newTestZone(t, threeTowns(nil))
+	z, _ := newTestZone(t, fixtures.ThreeTowns(nil))
 	good := new(dns.Msg)
 	good.SetQuestion("pbx.example.com.", dns.TypeA)
 	good.Id = 0x1234
@@ -134,7 +135,7 @@ func TestBadPackets(t *testing.T) {
 
 func TestStats(t *testing.T) {
 	t.Parallel()
-	z, _ := newTestZone(t, threeTowns(nil))
+	z, _ := newTestZone(t, fixtures.ThreeTowns(nil))
 	ask(t, z, defaultClient, "pbx.example.com.", dns.TypeA)
 	ask(t, z, defaultClient, "pbx.example.com.", dns.TypeA)
 	ask(t, z, defaultClient, "pbx.example.com.", 4711)
@@ -151,7 +152,7 @@ func TestStats(t *testing.T) {
 // parses, that is an answer to this packet, and that is not longer than allowed.
 func FuzzRespond(f *testing.F) {
 	zones := []*Zone{}
-	for _, m := range []*pbxmesh.Mesh{threeTowns(nil), bigMesh(5, 120), nil} {
+	for _, m := range []*pbxmesh.Mesh{fixtures.ThreeTowns(nil), bigMesh(5, 120), nil} {
 		z, _ := newTestZone(f, m)
 		zones = append(zones, z)
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/miekg/dns"
 
 	"pbxmesh"
+	"pbxmesh/fixtures"
 )
 
 // startServer serves z until the test ends.
@@ -64,7 +65,7 @@ func TestServerUDPAndTCP(t *testing.T) {
 			} else {
 				_ = c.Close()
 			}
-			z, _ := newTestZone(t, threeTowns(nil))
+			z, _ := newTestZone(t, fixtures.ThreeTowns(nil))
 			s, _ := startServer(t, z, func(o *Options) { o.Listen = []string{listen} })
 			a := s.Addrs()[0]
 			host := a.Addr()
@@ -88,7 +89,7 @@ func TestServerUDPAndTCP(t *testing.T) {
 
 func TestServerTCPPipelining(t *testing.T) {
 	t.Parallel()
-	z, _ := newTestZone(t, threeTowns(nil))
+	z, _ := newTestZone(t, fixtures.ThreeTowns(nil))
 	_, addr := startServer(t, z)
 	c, err := net.Dial("tcp", addr)
 	if err != nil {
@@ -129,7 +130,7 @@ func TestServerTCPPipelining(t *testing.T) {
 
 func TestServerTCPLimits(t *testing.T) {
 	t.Parallel()
-	z, _ := newTestZone(t, threeTowns(nil))
+	z, _ := newTestZone(t, fixtures.ThreeTowns(nil))
 	_, addr := startServer(t, z, func(o *Options) {
 		o.MaxTCPPerClient, o.TCPTimeout, o.TCPIdle = 2, 2*time.Second, 2*time.Second
 	})
@@ -170,7 +171,7 @@ func TestServerTCPLimits(t *testing.T) {
 
 func TestServerGarbage(t *testing.T) {
 	t.Parallel()
-	z, _ := newTestZone(t, threeTowns(nil))
+	z, _ := newTestZone(t, fixtures.ThreeTowns(nil))
 	_, addr := startServer(t, z)
 	c, err := net.Dial("udp", addr)
 	if err != nil {
@@ -224,9 +225,9 @@ func TestServerSurvivesPanics(t *testing.T) {
 
 func TestSwapUnderTraffic(t *testing.T) {
 	t.Parallel()
-	z, src := newTestZone(t, threeTowns(nil))
+	z, src := newTestZone(t, fixtures.ThreeTowns(nil))
 	_, addr := startServer(t, z)
-	down := threeTowns(map[pbxmesh.NodeID]pbxmesh.NodeState{buffalo: {Observed: pbxmesh.ObservedDown}})
+	down := fixtures.ThreeTowns(map[pbxmesh.NodeID]pbxmesh.NodeState{buffalo: {Observed: pbxmesh.ObservedDown}})
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	for range 4 {
@@ -247,7 +248,7 @@ func TestSwapUnderTraffic(t *testing.T) {
 		})
 	}
 	for i := range 50 {
-		mesh := threeTowns(nil)
+		mesh := fixtures.ThreeTowns(nil)
 		want := "pbx.example.com. 30 A 192.0.2.1"
 		if i%2 == 0 {
 			mesh, want = down, "pbx.example.com. 15 A 192.0.2.2"
@@ -263,7 +264,7 @@ func TestSwapUnderTraffic(t *testing.T) {
 
 func TestServerLifecycle(t *testing.T) {
 	t.Parallel()
-	z, _ := newTestZone(t, threeTowns(nil))
+	z, _ := newTestZone(t, fixtures.ThreeTowns(nil))
 
 	// Never served.
 	s, err := New(Options{Zone: z, Listen: []string{"127.0.0.1:0", "127.0.0.2:0"}})
@@ -325,7 +326,7 @@ func TestServerLifecycle(t *testing.T) {
 func TestPanicRuleIsLoudButNotPerQuery(t *testing.T) {
 	t.Parallel()
 	s := &source{}
-	s.mesh.Store(threeTowns(map[pbxmesh.NodeID]pbxmesh.NodeState{
+	s.mesh.Store(fixtures.ThreeTowns(map[pbxmesh.NodeID]pbxmesh.NodeState{
 		buffalo: {Observed: pbxmesh.ObservedDown}, london: {Observed: pbxmesh.ObservedDown}, singapore: {Observed: pbxmesh.ObservedDown}}))
 	o := testZoneOptions(t, s)
 	var log syncBuffer

@@ -18,6 +18,7 @@ import (
 	"github.com/miekg/dns"
 
 	"pbxmesh"
+	"pbxmesh/fixtures"
 )
 
 const testZoneFile = `
@@ -68,7 +69,7 @@ func staticZone(t testing.TB, mesh *pbxmesh.Mesh, content string, change ...func
 
 func TestStaticAnswers(t *testing.T) {
 	t.Parallel()
-	z, _ := staticZone(t, threeTowns(nil), testZoneFile)
+	z, _ := staticZone(t, fixtures.ThreeTowns(nil), testZoneFile)
 	for _, tt := range []struct {
 		name   string
 		qtype  uint16
@@ -169,7 +170,7 @@ func TestStaticWithNothingKnown(t *testing.T) {
 
 func TestStaticMistakes(t *testing.T) {
 	t.Parallel()
-	z, _ := newTestZone(t, threeTowns(nil))
+	z, _ := newTestZone(t, fixtures.ThreeTowns(nil))
 	for _, tt := range []struct{ src, want string }{
 		{"www A 192.0.2.1\nwww A 192.0.2.x\n", `f:2: bad A A: "192.0.2.x"`},
 		{"$INCLUDE /etc/passwd\n", "f:1: $INCLUDE is not read"},
@@ -252,7 +253,7 @@ func TestStaticReload(t *testing.T) {
 	t.Parallel()
 	var log syncBuffer
 	synctest.Test(t, func(t *testing.T) {
-		z, _ := staticZone(t, threeTowns(nil), "www A 192.0.2.80\n", func(o *ZoneOptions) {
+		z, _ := staticZone(t, fixtures.ThreeTowns(nil), "www A 192.0.2.80\n", func(o *ZoneOptions) {
 			o.Logger = slog.New(slog.NewTextHandler(&log, nil))
 		})
 		ctx, cancel := context.WithCancel(t.Context())
@@ -301,7 +302,7 @@ func TestStaticReload(t *testing.T) {
 // The host name of a node that left goes on answering for a while, and no longer.
 func TestHostsThatLeft(t *testing.T) {
 	t.Parallel()
-	z, s := newTestZone(t, threeTowns(nil))
+	z, s := newTestZone(t, fixtures.ThreeTowns(nil))
 	now := time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC)
 	z.now = func() time.Time { return now }
 	host := func(name string) string {
@@ -311,7 +312,7 @@ func TestHostsThatLeft(t *testing.T) {
 	if got := host("london"); got != there {
 		t.Fatal(got)
 	}
-	without := threeTowns(nil)
+	without := fixtures.ThreeTowns(nil)
 	delete(without.Nodes, london)
 	s.mesh.Store(without)
 	for range 2 {
@@ -334,20 +335,20 @@ func TestHostsThatLeft(t *testing.T) {
 		t.Error("it answers for ever")
 	}
 	// Who comes back is what it says now.
-	s.mesh.Store(threeTowns(nil))
+	s.mesh.Store(fixtures.ThreeTowns(nil))
 	host("london")
 	s.mesh.Store(without)
 	host("london")
-	back := threeTowns(nil)
-	back.Nodes[london] = pbxmesh.Node{ID: london, Addresses: addrs("192.0.2.22"), Ports: pbxmesh.SIPPorts{UDP: 5060}}
+	back := fixtures.ThreeTowns(nil)
+	back.Nodes[london] = pbxmesh.Node{ID: london, Addresses: fixtures.Addresses("192.0.2.22"), Ports: pbxmesh.SIPPorts{UDP: 5060}}
 	s.mesh.Store(back)
 	if got := host("london"); got != "london.pbx.example.com. 300 A 192.0.2.22" {
 		t.Errorf("after its return: %q", got)
 	}
 	// The memory is bounded.
 	for i := range maxRetired + 10 {
-		m := threeTowns(nil)
-		m.Nodes[pbxmesh.NodeID(fmt.Sprintf("n%d", i))] = pbxmesh.Node{Addresses: addrs("192.0.2.99")}
+		m := fixtures.ThreeTowns(nil)
+		m.Nodes[pbxmesh.NodeID(fmt.Sprintf("n%d", i))] = pbxmesh.Node{Addresses: fixtures.Addresses("192.0.2.99")}
 		s.mesh.Store(m)
 		z.view()
 		now = now.Add(time.Millisecond)
@@ -364,14 +365,14 @@ func TestHostsThatLeft(t *testing.T) {
 func TestNodesAndZoneFile(t *testing.T) {
 	t.Parallel()
 	var log syncBuffer
-	z, s := staticZone(t, threeTowns(nil), "x.london TXT below\nwww A 192.0.2.80\n", func(o *ZoneOptions) {
+	z, s := staticZone(t, fixtures.ThreeTowns(nil), "x.london TXT below\nwww A 192.0.2.80\n", func(o *ZoneOptions) {
 		o.Logger = slog.New(slog.NewTextHandler(&log, nil))
 	})
 	if got := brief(ask(t, z, defaultClient, "london.pbx.example.com.", dns.TypeA).Answer); got != "london.pbx.example.com. 300 A 192.0.2.2" {
 		t.Errorf("hidden: %q", got)
 	}
-	m := threeTowns(nil)
-	m.Nodes["www"] = pbxmesh.Node{ID: "www", Addresses: addrs("192.0.2.66"), Ports: pbxmesh.SIPPorts{UDP: 5060}}
+	m := fixtures.ThreeTowns(nil)
+	m.Nodes["www"] = pbxmesh.Node{ID: "www", Addresses: fixtures.Addresses("192.0.2.66"), Ports: pbxmesh.SIPPorts{UDP: 5060}}
 	s.mesh.Store(m)
 	for range 2 {
 		if got := brief(ask(t, z, defaultClient, "www.pbx.example.com.", dns.TypeA).Answer); got != "www.pbx.example.com. 3600 A 192.0.2.80" {

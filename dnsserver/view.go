@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"pbxmesh"
+	"pbxmesh/dnsserver/selection"
 )
 
 // DefaultKeepHosts is how long the host name of a node that is gone goes on answering:
@@ -20,7 +21,7 @@ const maxRetired = 1024
 // one moment. It is immutable, and another one takes its place when anything in it
 // changes, which raises Zone.edition.
 type view struct {
-	choices *Choices
+	choices *selection.Choices
 	mesh    *pbxmesh.Mesh // of choices
 	static  *static       // never nil
 	signer  *signer       // nil when no zone is signed

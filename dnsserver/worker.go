@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"pbxmesh/dnsserver/selection"
 )
 
 // worker answers what one reader of a UDP socket reads. A usual query whose answer was
@@ -213,7 +215,7 @@ func (w *worker) find(client netip.Addr, now int64) (p *packed, scope int) {
 	if q.subnet != nil {
 		client = q.client
 	}
-	d, block := w.view.choices.For(client)
+	d, block := w.view.choices.For(client, familyOf(q.qtype))
 	if p = n.lookup(d); p != nil {
 		if d.Panic {
 			w.r.zone.warnPanic(w.view.mesh) // when it is made, the zone does
@@ -229,7 +231,7 @@ func (w *worker) find(client netip.Addr, now int64) (p *packed, scope int) {
 
 // fill has the zone answer w.query for clients with the decision d, and keeps what it
 // says. nil: it cannot be kept.
-func (w *worker) fill(n *cachedName, client netip.Addr, d *Decision) *packed {
+func (w *worker) fill(n *cachedName, client netip.Addr, d *selection.Decision) *packed {
 	q, z := &w.query, w.r.zone
 	name, length, err := dns.UnpackDomainName(q.key, 0)
 	if err != nil {

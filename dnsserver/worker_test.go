@@ -12,6 +12,7 @@ import (
 	"github.com/miekg/dns"
 
 	"pbxmesh"
+	"pbxmesh/fixtures"
 )
 
 var testTime = time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
@@ -113,7 +114,7 @@ func TestFastIsSlow(t *testing.T) {
 	for seed := range uint64(3) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
-			z, src := newTestZone(t, threeTowns(nil))
+			z, src := newTestZone(t, fixtures.ThreeTowns(nil))
 			if seed == 2 {
 				z = signedZone(t, func(o *ZoneOptions) { o.Source = src })
 			}
@@ -122,8 +123,8 @@ func TestFastIsSlow(t *testing.T) {
 			w.cache = newAnswerCache(512, 60_000) // small enough to push some out
 			rnd := rand.New(rand.NewPCG(seed, 1))
 			meshes := []*pbxmesh.Mesh{
-				threeTowns(nil), threeTowns(map[pbxmesh.NodeID]pbxmesh.NodeState{london: {Observed: pbxmesh.ObservedDown}}),
-				bigMesh(3, 12), threeTowns(map[pbxmesh.NodeID]pbxmesh.NodeState{london: {Observed: pbxmesh.ObservedDown}, buffalo: {Observed: pbxmesh.ObservedDown}, singapore: {Observed: pbxmesh.ObservedDown}}),
+				fixtures.ThreeTowns(nil), fixtures.ThreeTowns(map[pbxmesh.NodeID]pbxmesh.NodeState{london: {Observed: pbxmesh.ObservedDown}}),
+				bigMesh(3, 12), fixtures.ThreeTowns(map[pbxmesh.NodeID]pbxmesh.NodeState{london: {Observed: pbxmesh.ObservedDown}, buffalo: {Observed: pbxmesh.ObservedDown}, singapore: {Observed: pbxmesh.ObservedDown}}),
 			}
 			clients := []string{"198.51.100.7", "203.0.113.1", "203.0.113.200", "192.0.2.200", "2001:db8:100::9", "2001:db8:2::1"}
 			buf := make([]byte, 0, MaxUDPSize)
@@ -184,7 +185,7 @@ func warm(t testing.TB, w *worker, packet []byte, client netip.Addr) response {
 }
 
 func TestFastPathDoesNotAllocate(t *testing.T) {
-	z, _ := newTestZone(t, threeTowns(nil))
+	z, _ := newTestZone(t, fixtures.ThreeTowns(nil))
 	w := newWorker(testResponder(z), z.log)
 	w.r.rate = newRateLimiter(RateLimit{Answers: 1_000_000, NXDomain: 1_000_000, Errors: 1_000_000, Slip: 2})
 	buf := make([]byte, 0, MaxUDPSize)
@@ -234,12 +235,12 @@ func benchQueries(t testing.TB) map[string][]byte {
 // TestCacheFollowsTheSnapshot: after a swap the very next query gets the new answer.
 func TestCacheFollowsTheSnapshot(t *testing.T) {
 	t.Parallel()
-	z, src := newTestZone(t, threeTowns(nil))
+	z, src := newTestZone(t, fixtures.ThreeTowns(nil))
 	w := newWorker(testResponder(z), z.log)
 	packet := benchQueries(t)["A"]
 	address := func() string { return brief(unpacked(warm(t, w, packet, defaultClient).reply).Answer) }
 	before := address()
-	src.mesh.Store(threeTowns(map[pbxmesh.NodeID]pbxmesh.NodeState{buffalo: {Observed: pbxmesh.ObservedDown}}))
+	src.mesh.Store(fixtures.ThreeTowns(map[pbxmesh.NodeID]pbxmesh.NodeState{buffalo: {Observed: pbxmesh.ObservedDown}}))
 	if after := address(); before != "pbx.example.com. 30 A 192.0.2.1" || after != "pbx.example.com. 15 A 192.0.2.2" {
 		t.Errorf("%s, then %s", before, after)
 	}
@@ -249,7 +250,7 @@ func TestCacheFollowsTheSnapshot(t *testing.T) {
 // in use in their places.
 func TestMadeUpNamesDoNotPushOut(t *testing.T) {
 	t.Parallel()
-	z, _ := newTestZone(t, threeTowns(nil))
+	z, _ := newTestZone(t, fixtures.ThreeTowns(nil))
 	w := newWorker(testResponder(z), z.log)
 	// So many places that five of the names in use hardly ever meet in a set of four:
 	// in a fuller cache they push each other out, which is not what this is about.
@@ -282,7 +283,7 @@ func TestMadeUpNamesDoNotPushOut(t *testing.T) {
 // TestRateLimitedReplies: a limited client is sent nothing, or no more than it sent.
 func TestRateLimitedReplies(t *testing.T) {
 	t.Parallel()
-	z, _ := newTestZone(t, threeTowns(nil))
+	z, _ := newTestZone(t, fixtures.ThreeTowns(nil))
 	w := newWorker(testResponder(z), z.log)
 	w.r.rate = newRateLimiter(RateLimit{Answers: 5, NXDomain: 5, Errors: 5, Slip: 2})
 	buf := make([]byte, 0, MaxUDPSize)
@@ -331,7 +332,7 @@ func TestRateLimitedReplies(t *testing.T) {
 }
 
 func BenchmarkFast(b *testing.B) {
-	z, _ := newTestZone(b, threeTowns(nil))
+	z, _ := newTestZone(b, fixtures.ThreeTowns(nil))
 	w := newWorker(testResponder(z), z.log)
 	w.r.rate = newRateLimiter(RateLimit{Answers: -1, NXDomain: -1, Errors: -1})
 	buf := make([]byte, 0, MaxUDPSize)

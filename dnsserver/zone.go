@@ -13,6 +13,7 @@ import (
 	"github.com/miekg/dns"
 
 	"pbxmesh"
+	"pbxmesh/dnsserver/selection"
 )
 
 // Defaults of ZoneOptions. Resolvers stretch short TTLs and a phone's DNS cache
@@ -85,8 +86,8 @@ type ZoneOptions struct {
 	NSID string
 
 	// Chooser decides which nodes a client gets. nil makes one of Preferences.
-	Chooser     *Chooser
-	Preferences *Preferences
+	Chooser     *selection.Chooser
+	Preferences *selection.Preferences
 	Source      Source
 	Logger      *slog.Logger // nil discards
 }
@@ -101,7 +102,7 @@ type Zone struct {
 	apexes map[string]*apex
 	names  map[string]entry // every configured name and everything above it
 
-	chooser *Chooser
+	chooser *selection.Chooser
 
 	static   atomic.Pointer[static]
 	keys     atomic.Pointer[keyring] // nil when no zone is signed
@@ -173,7 +174,7 @@ func NewZone(o ZoneOptions) (*Zone, error) {
 	}
 	z.static.Store(&static{})
 	if z.chooser = o.Chooser; z.chooser == nil {
-		z.chooser = NewChooser(o.Preferences)
+		z.chooser = selection.NewChooser(o.Preferences)
 	}
 	if err := z.compile(); err != nil {
 		return nil, err
@@ -189,13 +190,13 @@ func NewZone(o ZoneOptions) (*Zone, error) {
 
 // SetPreferences replaces the preferences for all queries that start from now on, in
 // everything that shares the zone's Chooser.
-func (z *Zone) SetPreferences(p *Preferences) {
+func (z *Zone) SetPreferences(p *selection.Preferences) {
 	z.chooser.SetPreferences(p)
 	z.edition.Add(1)
 }
 
 // choices returns the choices on the present snapshot.
-func (z *Zone) choices() *Choices { return z.chooser.On(z.opts.Source.Mesh()) }
+func (z *Zone) choices() *selection.Choices { return z.chooser.On(z.opts.Source.Mesh()) }
 
 // Origin returns the main zone, lower case with its final dot.
 func (z *Zone) Origin() string { return z.origin }

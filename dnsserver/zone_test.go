@@ -13,6 +13,8 @@ import (
 	"go.uber.org/goleak"
 
 	"pbxmesh"
+	"pbxmesh/dnsserver/selection"
+	"pbxmesh/fixtures"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -28,45 +30,13 @@ type source struct{ mesh atomic.Pointer[pbxmesh.Mesh] }
 
 func (s *source) Mesh() *pbxmesh.Mesh { return s.mesh.Load() }
 
-func addrs(list ...string) (out []netip.Addr) {
-	for _, a := range list {
-		out = append(out, netip.MustParseAddr(a))
-	}
-	return out
-}
-
-// threeTowns is the running example: buffalo has all transports and both
-// families, london no TLS and IPv4 only, singapore UDP only.
-func threeTowns(states map[pbxmesh.NodeID]pbxmesh.NodeState) *pbxmesh.Mesh {
-	m := &pbxmesh.Mesh{
-		Nodes: map[pbxmesh.NodeID]pbxmesh.Node{
-			buffalo: {ID: buffalo, Addresses: addrs("192.0.2.1", "192.0.2.101", "2001:db8::1"),
-				Ports: pbxmesh.SIPPorts{UDP: 5060, TCP: 5060, TLS: 5061, WS: 5066, WSS: 7443}},
-			london:    {ID: london, Addresses: addrs("192.0.2.2"), Ports: pbxmesh.SIPPorts{UDP: 5062, TCP: 5062}},
-			singapore: {ID: singapore, Addresses: addrs("192.0.2.3", "2001:db8::3"), Ports: pbxmesh.SIPPorts{UDP: 5063}},
-			"core":    {ID: "core", Mesh: netip.MustParseAddrPort("192.0.2.4:5090")},
-		},
-		States: map[pbxmesh.NodeID]pbxmesh.NodeState{
-			buffalo:   {Observed: pbxmesh.ObservedUp},
-			london:    {Observed: pbxmesh.ObservedUp},
-			singapore: {Observed: pbxmesh.ObservedUp},
-			"core":    {Observed: pbxmesh.ObservedUp},
-		},
-		At: time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC),
-	}
-	for id, s := range states {
-		m.States[id] = s
-	}
-	return m
-}
-
-func testPreferences(t testing.TB) *Preferences {
+func testPreferences(t testing.TB) *selection.Preferences {
 	t.Helper()
-	p, err := NewPreferences([]Network{
-		{netip.MustParsePrefix("198.51.100.0/24"), []pbxmesh.NodeID{london, buffalo}},
-		{netip.MustParsePrefix("203.0.113.0/24"), []pbxmesh.NodeID{singapore}},
-		{netip.MustParsePrefix("203.0.113.128/25"), []pbxmesh.NodeID{london}},
-		{netip.MustParsePrefix("2001:db8:100::/40"), []pbxmesh.NodeID{singapore, london}},
+	p, err := selection.NewPreferences([]selection.Network{
+		{Prefix: netip.MustParsePrefix("198.51.100.0/24"), Nodes: []pbxmesh.NodeID{london, buffalo}},
+		{Prefix: netip.MustParsePrefix("203.0.113.0/24"), Nodes: []pbxmesh.NodeID{singapore}},
+		{Prefix: netip.MustParsePrefix("203.0.113.128/25"), Nodes: []pbxmesh.NodeID{london}},
+		{Prefix: netip.MustParsePrefix("2001:db8:100::/40"), Nodes: []pbxmesh.NodeID{singapore, london}},
 	}, []pbxmesh.NodeID{buffalo, london})
 	if err != nil {
 		t.Fatal(err)
@@ -80,8 +50,8 @@ func testZoneOptions(t testing.TB, s Source) ZoneOptions {
 		Names:       []string{"*.pbx.example.com", "sip.pbx.example.com", "a.deep.pbx.example.com"},
 		TenantZones: []string{"phones.customer.example"},
 		NameServers: []NameServer{
-			{Name: "losangeles", Addresses: addrs("192.0.2.11", "2001:db8::11")},
-			{Name: "jacksonville", Addresses: addrs("192.0.2.12")},
+			{Name: "losangeles", Addresses: fixtures.Addresses("192.0.2.11", "2001:db8::11")},
+			{Name: "jacksonville", Addresses: fixtures.Addresses("192.0.2.12")},
 			{Name: "ns.elsewhere.example"},
 		},
 		NSID:        "losangeles",
@@ -144,7 +114,7 @@ const negative = "pbx.example.com. 10 SOA losangeles.pbx.example.com. hostmaster
 
 func TestAnswers(t *testing.T) {
 	t.Parallel()
-	z, _ := newTestZone(t, threeTowns(nil))
+	z, _ := newTestZone(t, fixtures.ThreeTowns(nil))
 	for _, tt := range []struct {
 		client string // "" is somebody without a preference
 		name   string
@@ -158,7 +128,7 @@ func TestAnswers(t *testing.T) {
 		{name: "pbx.example.com.", qtype: dns.TypeA, answer: "pbx.example.com. 30 A 192.0.2.1"},
 		{name: "pbx.example.com.", qtype: dns.TypeAAAA, answer: "pbx.example.com. 30 AAAA 2001:db8::1"},
 		{client: "198.51.100.7", name: "pbx.example.com.", qtype: dns.TypeA, answer: "pbx.example.com. 30 A 192.0.2.2"},
-		{client: "198.51.100.7", name: "pbx.example.com.", qtype: dns.TypeAAAA, soa: negative}, // london has no IPv6: not another node's
+		{client: "198.51.100.7", name: "pbx.example.com.", qtype: dns.TypeAAAA, answer: "pbx.example.com. 30 AAAA 2001:db8::1"}, // london has no IPv6: the next best node that has
 		{client: "203.0.113.1", name: "pbx.example.com.", qtype: dns.TypeA, answer: "pbx.example.com. 30 A 192.0.2.3"},
 		{client: "203.0.113.200", name: "pbx.example.com.", qtype: dns.TypeA, answer: "pbx.example.com. 30 A 192.0.2.2"},
 		{client: "2001:db8:1ff::9", name: "pbx.example.com.", qtype: dns.TypeAAAA, answer: "pbx.example.com. 30 AAAA 2001:db8::3"},
@@ -318,7 +288,7 @@ func TestStates(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			z, _ := newTestZone(t, threeTowns(tt.states))
+			z, _ := newTestZone(t, fixtures.ThreeTowns(tt.states))
 			if got := brief(ask(t, z, defaultClient, "pbx.example.com.", dns.TypeA).Answer); got != "pbx.example.com. "+tt.a {
 				t.Errorf("A: %s, want %s", got, tt.a)
 			}
@@ -381,15 +351,35 @@ func TestNothingKnown(t *testing.T) {
 	}
 }
 
+// TestFamilyThatNobodyHas: only then an address question about a service is NODATA, and a client
+// subnet's scope lets a resolver keep that for everybody.
+func TestFamilyThatNobodyHas(t *testing.T) {
+	t.Parallel()
+	mesh := fixtures.ThreeTowns(nil)
+	for id, n := range mesh.Nodes {
+		n.Addresses = slices.DeleteFunc(n.Addresses, netip.Addr.Is6)
+		mesh.Nodes[id] = n
+	}
+	z, _ := newTestZone(t, mesh)
+	m := ask(t, z, defaultClient, "pbx.example.com.", dns.TypeAAAA, subnet(1, "198.51.100.0", 24, 0))
+	if m.Rcode != 0 || len(m.Answer) != 0 || len(m.Ns) != 1 {
+		t.Errorf("nobody has IPv6: %v", m)
+	}
+	if got := subnetOf(t, m).SourceScope; got != 0 {
+		t.Errorf("nobody has IPv6: scope %d, want 0", got)
+	}
+}
+
 func TestOneDecisionPerClient(t *testing.T) {
 	t.Parallel()
-	z, _ := newTestZone(t, threeTowns(nil))
+	z, _ := newTestZone(t, fixtures.ThreeTowns(nil))
 	for _, c := range []string{"198.51.100.7", "203.0.113.1", "203.0.113.129", "100.64.0.1", "2001:db8:100::1", "2001:db8:200::1"} {
 		client := netip.MustParseAddr(c)
-		best := Choose(z.opts.Source.Mesh(), client, testPreferences(t))[0]
+		d, _ := z.choices().For(client, selection.IPv4)
+		best := d.Nodes[0]
 		srv := ask(t, z, client, "_sip._udp.pbx.example.com.", dns.TypeSRV).Answer[0].(*dns.SRV)
 		a := ask(t, z, client, "pbx.example.com.", dns.TypeA).Answer[0].(*dns.A)
-		if srv.Target != z.NodeName(best) || a.A.String() != threeTowns(nil).Nodes[best].Addresses[0].String() {
+		if srv.Target != z.NodeName(best) || a.A.String() != fixtures.ThreeTowns(nil).Nodes[best].Addresses[0].String() {
 			t.Errorf("%s: chosen %s, SRV %s, A %s", c, best, srv.Target, a.A)
 		}
 	}
@@ -397,7 +387,7 @@ func TestOneDecisionPerClient(t *testing.T) {
 
 func TestTwoServersAnswerTheSame(t *testing.T) {
 	t.Parallel()
-	a, s := newTestZone(t, threeTowns(map[pbxmesh.NodeID]pbxmesh.NodeState{london: {Observed: pbxmesh.ObservedDown}}))
+	a, s := newTestZone(t, fixtures.ThreeTowns(map[pbxmesh.NodeID]pbxmesh.NodeState{london: {Observed: pbxmesh.ObservedDown}}))
 	b, err := NewZone(testZoneOptions(t, s))
 	if err != nil {
 		t.Fatal(err)
@@ -415,8 +405,8 @@ func TestTwoServersAnswerTheSame(t *testing.T) {
 
 func TestConfiguredNameWinsOverNode(t *testing.T) {
 	t.Parallel()
-	mesh := threeTowns(nil)
-	mesh.Nodes["losangeles"] = pbxmesh.Node{ID: "losangeles", Addresses: addrs("192.0.2.66"), Ports: pbxmesh.SIPPorts{UDP: 5060}}
+	mesh := fixtures.ThreeTowns(nil)
+	mesh.Nodes["losangeles"] = pbxmesh.Node{ID: "losangeles", Addresses: fixtures.Addresses("192.0.2.66"), Ports: pbxmesh.SIPPorts{UDP: 5060}}
 	z, _ := newTestZone(t, mesh)
 	if got := brief(ask(t, z, defaultClient, "losangeles.pbx.example.com.", dns.TypeA).Answer); got != "losangeles.pbx.example.com. 86400 A 192.0.2.11" {
 		t.Errorf("a node took the name server's name: %s", got)
@@ -425,7 +415,7 @@ func TestConfiguredNameWinsOverNode(t *testing.T) {
 
 func TestLongNames(t *testing.T) {
 	t.Parallel()
-	z, _ := newTestZone(t, threeTowns(nil))
+	z, _ := newTestZone(t, fixtures.ThreeTowns(nil))
 	label := strings.Repeat("x", 63) + "."
 	name := label + label + label + strings.Repeat("y", 254-3*64-len("pbx.example.com.")-1) + ".pbx.example.com."
 	if m := ask(t, z, defaultClient, name, dns.TypeA); len(m.Answer) != 1 {
@@ -464,29 +454,5 @@ func TestZoneOptionsAreChecked(t *testing.T) {
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v", tt.want, err)
 		}
-	}
-}
-
-func TestChooseOrder(t *testing.T) {
-	t.Parallel()
-	mesh := threeTowns(nil)
-	for client, want := range map[string][]pbxmesh.NodeID{
-		"203.0.113.1":     {singapore, buffalo, london}, // its own, then the default order
-		"203.0.113.128":   {london, buffalo, singapore},
-		"2001:db8:100::1": {singapore, london, buffalo},
-		"100.64.0.1":      {buffalo, london, singapore},
-	} {
-		if got := Choose(mesh, netip.MustParseAddr(client), testPreferences(t)); !slices.Equal(got, want) {
-			t.Errorf("%s: %v, want %v", client, got, want)
-		}
-	}
-	if got := Choose(mesh, netip.Addr{}, testPreferences(t)); !slices.Equal(got, []pbxmesh.NodeID{buffalo, london, singapore}) {
-		t.Errorf("unknown client: %v", got)
-	}
-	if got := Choose(mesh, defaultClient, nil); !slices.Equal(got, []pbxmesh.NodeID{buffalo, london, singapore}) {
-		t.Errorf("no preferences: %v", got)
-	}
-	if got := Choose(nil, defaultClient, nil); len(got) != 0 {
-		t.Errorf("no mesh: %v", got)
 	}
 }

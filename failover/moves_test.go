@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"pbxmesh"
-	"pbxmesh/dnsserver"
+	"pbxmesh/dnsserver/selection"
 )
 
 // TestWhoMoves counts the client networks whose answer changes in a mishap, and those whose
@@ -19,16 +19,16 @@ func TestWhoMoves(t *testing.T) {
 	t.Parallel()
 	const networks = 1000
 	rng := rand.New(rand.NewPCG(1, 2))
-	var ranked []dnsserver.Network
+	var ranked []selection.Network
 	var clients []netip.Addr
 	for i := range networks {
 		client := netip.AddrFrom4([4]byte{11, byte(i >> 8), byte(i), 1})
 		clients = append(clients, client)
 		order := slices.Clone(towns)
 		rng.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
-		ranked = append(ranked, dnsserver.Network{Prefix: netip.PrefixFrom(client, 24).Masked(), Nodes: order})
+		ranked = append(ranked, selection.Network{Prefix: netip.PrefixFrom(client, 24).Masked(), Nodes: order})
 	}
-	ranking, err := dnsserver.NewRanking(ranked, nil)
+	ranking, err := selection.NewRanking(ranked, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,13 +99,13 @@ func TestWhoMoves(t *testing.T) {
 }
 
 // answersOf returns the first node that losangeles answers each client with.
-func answersOf(n *network, ranking *dnsserver.Ranking, clients []netip.Addr) []pbxmesh.NodeID {
-	chooser := dnsserver.NewChooser(nil)
+func answersOf(n *network, ranking *selection.Ranking, clients []netip.Addr) []pbxmesh.NodeID {
+	chooser := selection.NewChooser(nil)
 	chooser.SetRanking(ranking)
 	choices := chooser.On(n.trackers["losangeles"].Mesh())
 	out := make([]pbxmesh.NodeID, len(clients))
 	for i, c := range clients {
-		d, _ := choices.For(c)
+		d, _ := choices.For(c, selection.AnyFamily)
 		out[i] = d.Nodes[0]
 	}
 	return out

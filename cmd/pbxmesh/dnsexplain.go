@@ -20,9 +20,9 @@ func newDNSExplain() *cobra.Command {
 		Use:   "explain NAME --client IP",
 		Short: "Show which node a client gets from the name servers, and why",
 		Long: `Show what a client would get for a name from the name servers right now (A, AAAA, SRV
-over UDP, NAPTR), which rule put the nodes in order, and per node its state, the
-estimated latency with its samples and its source, and whether it sends this client's
-network elsewhere; and which node comes first if the present first one fails.
+over UDP, NAPTR); per node its state, the estimated latency with its samples and its
+source, and whether it sends this client's network elsewhere; what each stage of the
+choice leaves, and why; and which node comes first if the present first one fails.
 
 Ask the daemon of a name server. Any other daemon shows the choice, which is the same
 with the same dns.preferences, without the records.`,
@@ -91,12 +91,22 @@ func printDNSExplain(w io.Writer, r *control.DNSExplainReply) error {
 		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%d\t%s\t%.0f\n", printable(string(n.Node)), place, printable(n.State), shed, score, n.Samples, orDash(n.Source), n.Phones)
 	}
 	_ = tw.Flush() // into memory
-	b.WriteString("\nWhy:\n")
-	for i, reason := range r.Reasons {
-		fmt.Fprintf(&b, "  %d. %s\n", i+1, printable(reason))
+	b.WriteString("\nHow they are chosen:\n")
+	for _, s := range r.Stages {
+		names := make([]string, 0, len(s.Nodes))
+		for _, id := range s.Nodes {
+			names = append(names, printable(string(id)))
+		}
+		fmt.Fprintf(&b, "  %-8s  %s\n", printable(s.Stage), orDash(strings.Join(names, ", ")))
+		for _, reason := range s.Reasons {
+			fmt.Fprintf(&b, "            %s\n", printable(reason))
+		}
 	}
 	if r.Next != "" {
 		fmt.Fprintf(&b, "\nIf %s failed: %s.\n", printable(string(r.Nodes[0].Node)), printable(string(r.Next)))
+	}
+	for _, remark := range r.Remarks {
+		fmt.Fprintf(&b, "\nNote: %s.\n", printable(remark))
 	}
 	_, err := io.WriteString(w, b.String())
 	return err

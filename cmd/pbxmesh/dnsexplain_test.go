@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 
+	"pbxmesh"
 	"pbxmesh/internal/control"
 )
 
@@ -23,6 +24,11 @@ func fakeDNSExplain(_ context.Context, name string, client netip.Addr) (*control
 			{Node: "buffalo", Place: 2, State: "up", Shed: 300, Refuses: true, Score: 101.5, Source: "parent network"},
 			{Node: "singapore", State: "down", Score: 214.1, Source: "distance"},
 		},
-		Reasons: []string{"ranked by what is known of 198.51.100.0/24", "singapore is down, or has no address for phones"},
+		Stages: []control.DNSStage{
+			{Stage: "order", Nodes: []pbxmesh.NodeID{"london", "buffalo", "singapore"}, Reasons: []string{"ranked by what is known of 198.51.100.0/24"}},
+			{Stage: "state", Nodes: []pbxmesh.NodeID{"london", "buffalo"}, Reasons: []string{"singapore is down"}},
+			{Stage: "spill"},
+		},
+		Remarks: []string{"the place of the client is wrong"},
 	}, nil
 }

@@ -21,6 +21,7 @@ import (
 
 	"pbxmesh"
 	"pbxmesh/dnsserver"
+	"pbxmesh/dnsserver/selection"
 )
 
 type source struct{ mesh atomic.Pointer[pbxmesh.Mesh] }
@@ -46,12 +47,12 @@ func newZone(t testing.TB, mesh *pbxmesh.Mesh) (*dnsserver.Zone, *source) {
 	t.Helper()
 	s := &source{}
 	s.mesh.Store(mesh)
-	var networks []dnsserver.Network
+	var networks []selection.Network
 	orders := [][]pbxmesh.NodeID{{"london", "buffalo"}, {"singapore", "london"}, {"buffalo", "singapore"}}
 	for i := range 50 {
-		networks = append(networks, dnsserver.Network{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 51, byte(i), 0}), 24), Nodes: orders[i%3]})
+		networks = append(networks, selection.Network{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 51, byte(i), 0}), 24), Nodes: orders[i%3]})
 	}
-	p, err := dnsserver.NewPreferences(networks, []pbxmesh.NodeID{"buffalo", "london"})
+	p, err := selection.NewPreferences(networks, []pbxmesh.NodeID{"buffalo", "london"})
 	if err != nil {
 		t.Fatal(err)
 	}

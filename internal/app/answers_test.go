@@ -18,7 +18,7 @@ func TestExplainWithoutNodes(t *testing.T) {
 	t.Parallel()
 	o := observe(t, memory.New(memory.Options{}), "losangeles", "")
 	r, err := o.DNSExplain(t.Context(), "pbx.example.com", netip.MustParseAddr("198.51.100.7"))
-	if err != nil || len(r.Nodes) != 0 || !strings.Contains(strings.Join(r.Reasons, "\n"), "no node is known: name servers answer SERVFAIL") {
+	if err != nil || len(r.Nodes) != 0 || !strings.Contains(strings.Join(r.Remarks, "\n"), "no node is known: name servers answer SERVFAIL") {
 		t.Errorf("%+v, %v", r, err)
 	}
 }

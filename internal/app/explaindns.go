@@ -12,6 +12,7 @@ import (
 
 	"pbxmesh"
 	"pbxmesh/dnsserver"
+	"pbxmesh/dnsserver/selection"
 	"pbxmesh/failover/latency"
 	"pbxmesh/internal/control"
 )
@@ -32,19 +33,19 @@ func (a *App) DNSExplain(_ context.Context, name string, client netip.Addr) (*co
 	}
 	mesh := a.tracker.Mesh()
 	choices := a.ranker.chooser.On(mesh)
-	d, block := choices.For(client)
-	why := choices.Why(client)
+	d, block := choices.For(client, selection.AnyFamily)
+	why := choices.Why(client, selection.AnyFamily)
 	reply := &control.DNSExplainReply{
 		Name: strings.TrimSuffix(name, "."), Client: client, Answers: []control.DNSAnswer{}, Block: block,
-		Panic: d.Panic, Nodes: []control.DNSNode{}, Reasons: []string{},
+		Panic: d.Panic, Nodes: []control.DNSNode{}, Remarks: []string{},
 	}
 	if a.zone != nil {
 		reply.Answers = answers(a.zone, name, client)
 	} else {
-		reply.Reasons = append(reply.Reasons, "this daemon is no name server (dns.listen is empty): a name server with the same preferences chooses as shown; ask one for the records")
+		reply.Remarks = append(reply.Remarks, "this daemon is no name server (dns.listen is empty): a name server with the same preferences chooses as shown; ask one for the records")
 	}
 	if len(mesh.Nodes) == 0 {
-		reply.Reasons = append(reply.Reasons, "no node is known: name servers answer SERVFAIL for services until one announces itself; `pbxmesh nodes` and the daemon's log say why")
+		reply.Remarks = append(reply.Remarks, "no node is known: name servers answer SERVFAIL for services until one announces itself; `pbxmesh nodes` and the daemon's log say why")
 	}
 	v := a.ranker.view.Load()
 	var e latency.Explanation
@@ -63,7 +64,7 @@ func (a *App) DNSExplain(_ context.Context, name string, client netip.Addr) (*co
 		reply.Nodes = append(reply.Nodes, n)
 	}
 	if len(d.Nodes) > 0 {
-		if next, _ := choices.Without(d.Nodes[0]).For(client); len(next.Nodes) > 0 && next.Nodes[0] != d.Nodes[0] {
+		if next, _ := choices.Without(d.Nodes[0]).For(client, selection.AnyFamily); len(next.Nodes) > 0 && next.Nodes[0] != d.Nodes[0] {
 			reply.Next = next.Nodes[0]
 		}
 	}
@@ -71,10 +72,10 @@ func (a *App) DNSExplain(_ context.Context, name string, client netip.Addr) (*co
 	if reply.Rule == "latency" && e.Tried >= 0 {
 		reply.Tries = v.Nodes[e.Tried].ID
 	}
-	reply.Reasons = append(reply.Reasons, reasons(reply, v, &e)...)
-	if why.Down != "" {
-		reply.Reasons = append(reply.Reasons, spreadReason(&why, d.Nodes[0]))
+	if e.Elsewhere {
+		reply.Remarks = append(reply.Remarks, "the place of the client is wrong: it was measured nearer than light allows")
 	}
+	reply.Stages = a.stages(reply, choices, &why, v, &e)
 	return reply, nil
 }
 
@@ -104,7 +105,7 @@ func answers(zone *dnsserver.Zone, name string, client netip.Addr) []control.DNS
 }
 
 // order returns the nodes of a decision, then the others by name.
-func order(mesh *pbxmesh.Mesh, d *dnsserver.Decision) []pbxmesh.NodeID {
+func order(mesh *pbxmesh.Mesh, d *selection.Decision) []pbxmesh.NodeID {
 	out := slices.Clone(d.Nodes)
 	var rest []pbxmesh.NodeID
 	for id := range mesh.Nodes {
@@ -131,7 +132,7 @@ func figure(n *control.DNSNode, v *latency.View, e *latency.Explanation) {
 func tenths(x float64) float64 { return math.Round(10*x) / 10 }
 
 // rule names what put the nodes in order.
-func rule(why *dnsserver.Why, e *latency.Explanation) (string, netip.Prefix) {
+func rule(why *selection.Why, e *latency.Explanation) (string, netip.Prefix) {
 	switch {
 	case why.Preference.IsValid():
 		return "preference", why.Preference
@@ -143,17 +144,63 @@ func rule(why *dnsserver.Why, e *latency.Explanation) (string, netip.Prefix) {
 	return "default order", netip.Prefix{}
 }
 
-// spreadReason says where the phones of a node that is down go.
-func spreadReason(why *dnsserver.Why, here pbxmesh.NodeID) string {
-	shares := make([]string, 0, len(why.Spread))
-	for _, s := range why.Spread {
-		shares = append(shares, fmt.Sprintf("%s %.1f %%", s.Node, float64(s.Takes)/10))
+// stages tells what each stage of the choice left, and why.
+func (a *App) stages(r *control.DNSExplainReply, choices *selection.Choices, why *selection.Why, v *latency.View, e *latency.Explanation) []control.DNSStage {
+	mesh := choices.Mesh()
+	out := []control.DNSStage{
+		{Stage: "order", Nodes: why.Ordered, Reasons: orderReasons(r, v, e)},
+		{Stage: "address", Nodes: why.Family},
+		{Stage: "state", Nodes: why.Living},
+		{Stage: "shedding", Nodes: why.Shed},
+		{Stage: "spill", Nodes: why.Nodes},
+		{Stage: "answer", Nodes: why.Nodes[:min(len(why.Nodes), 3)]},
 	}
-	return fmt.Sprintf("%s comes first and is down: its networks are spread by the room that the others have (%s), this one goes to %s", why.Down, strings.Join(shares, ", "), here)
+	add := func(stage int, format string, args ...any) {
+		out[stage].Reasons = append(out[stage].Reasons, fmt.Sprintf(format, args...))
+	}
+	for _, id := range why.Ordered {
+		n, known := mesh.Node(id)
+		switch s := mesh.State(id); {
+		case !known:
+			add(1, "%s is not in the mesh", id)
+		case len(n.Addresses) == 0:
+			add(1, "%s has no address for phones", id)
+		case !slices.Contains(why.Living, id):
+			add(2, "%s is %s", id, s.Effective())
+		case slices.Contains(why.Refuses, id):
+			add(3, "%s sends %.1f %% of the client networks elsewhere, this one among them", id, float64(s.Shed)/10)
+		}
+	}
+	if why.Panic {
+		add(2, "panic rule: fewer than half of the nodes take phones, the others follow the living ones")
+	}
+	if why.Down != "" {
+		shares := make([]string, 0, len(why.Spread))
+		for _, s := range why.Spread {
+			shares = append(shares, fmt.Sprintf("%s %.1f %%", s.Node, float64(s.Takes)/10))
+		}
+		add(4, "%s comes first and is down: its networks are spread by the room that the others have (%s), this one goes to %s", why.Down, strings.Join(shares, ", "), why.Nodes[0])
+	}
+	for _, f := range []struct {
+		qtype  string
+		family selection.Family
+	}{{"A", selection.IPv4}, {"AAAA", selection.IPv6}} {
+		switch d, _ := choices.For(r.Client, f.family); {
+		case len(why.Nodes) == 0 || len(d.Nodes) > 0 && d.Nodes[0] == why.Nodes[0]:
+		case len(d.Nodes) == 0:
+			add(5, "%s is empty: no node has such an address", f.qtype)
+		default:
+			add(5, "%s is %s: it comes first of those that have such an address", f.qtype, d.Nodes[0])
+		}
+	}
+	for i := range out {
+		out[i].Nodes, out[i].Reasons = append([]pbxmesh.NodeID{}, out[i].Nodes...), append([]string{}, out[i].Reasons...)
+	}
+	return out
 }
 
-// reasons says in words what the numbers do not.
-func reasons(r *control.DNSExplainReply, v *latency.View, e *latency.Explanation) []string {
+// orderReasons says in words why the nodes stand in their order.
+func orderReasons(r *control.DNSExplainReply, v *latency.View, e *latency.Explanation) []string {
 	var out []string
 	add := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
 	switch r.Rule {
@@ -166,34 +213,21 @@ func reasons(r *control.DNSExplainReply, v *latency.View, e *latency.Explanation
 	default:
 		add("nothing is known of this client: dns.default_order, then names")
 	}
-	if r.Panic {
-		add("panic rule: fewer than half of the nodes take phones, the others follow the living ones")
+	if r.Rule != "latency" || v == nil {
+		return out
 	}
-	if r.Rule == "latency" && v != nil {
-		if e.Kept {
-			add("%s is kept: most phones of the network are there, and no measured node is better by more than 10 ms and 15 %%", v.Nodes[e.Incumbent].ID)
-		}
-		if len(e.Try) > 0 {
-			names := make([]string, 0, len(e.Try))
-			for _, i := range e.Try {
-				names = append(names, string(v.Nodes[i].ID))
-			}
-			add("worth a try: %s, in %.1f %% of the time", strings.Join(names, ", "), float64(e.TryShare)/10)
-		}
-		if r.Tries != "" {
-			add("%s is tried just now, for at most %v", r.Tries, latency.Slot)
-		}
+	if e.Kept {
+		add("%s is kept: most phones of the network are there, and no measured node is better by more than 10 ms and 15 %%", v.Nodes[e.Incumbent].ID)
 	}
-	if e.Elsewhere {
-		add("the place of the client is wrong: it was measured nearer than light allows")
-	}
-	for i := range r.Nodes {
-		switch n := &r.Nodes[i]; {
-		case n.Refuses:
-			add("%s sends %.1f %% of the client networks elsewhere, this one among them", n.Node, float64(n.Shed)/10)
-		case n.Place == 0:
-			add("%s is %s, or has no address for phones", n.Node, n.State)
+	if len(e.Try) > 0 {
+		names := make([]string, 0, len(e.Try))
+		for _, i := range e.Try {
+			names = append(names, string(v.Nodes[i].ID))
 		}
+		add("worth a try: %s, in %.1f %% of the time", strings.Join(names, ", "), float64(e.TryShare)/10)
+	}
+	if r.Tries != "" {
+		add("%s is tried just now, for at most %v", r.Tries, latency.Slot)
 	}
 	return out
 }

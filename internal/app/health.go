@@ -8,7 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"pbxmesh"
-	"pbxmesh/dnsserver"
+	"pbxmesh/dnsserver/selection"
 	"pbxmesh/failover"
 	"pbxmesh/internal/control"
 )
@@ -20,7 +20,7 @@ func (a *App) health(reply *control.NodesReply, now time.Time) func(*control.Nod
 	slices.SortFunc(observers[1:], func(x, y failover.SeenVote) int { return cmp.Compare(x.Observer, y.Observer) })
 	details, cutOff := a.tracker.Details()
 	reply.Observers, reply.CutOff, reply.AllDown = len(observers), cutOff, a.tracker.AllDown()
-	reply.PanicRule = dnsserver.PanicRule(a.tracker.Mesh())
+	reply.PanicRule = selection.PanicRule(a.tracker.Mesh())
 	return func(n *control.Node) {
 		at := slices.IndexFunc(details, func(d failover.Detail) bool { return d.Node.ID == n.ID })
 		if at < 0 {
@@ -127,7 +127,7 @@ func (c healthCollector) Collect(ch chan<- prometheus.Metric) {
 	gauge(descObservers, float64(len(c.a.tracker.Observers(c.a.now()))))
 	truth(descCutOff, cutOff)
 	truth(descAllDown, c.a.tracker.AllDown())
-	truth(descPanicRule, dnsserver.PanicRule(c.a.tracker.Mesh()))
+	truth(descPanicRule, selection.PanicRule(c.a.tracker.Mesh()))
 	s := c.a.voter.Stats()
 	counter(descVoteErrors, float64(s.PostErrors), "post")
 	counter(descVoteErrors, float64(s.ReadErrors), "read")

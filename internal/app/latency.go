@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"pbxmesh"
-	"pbxmesh/dnsserver"
+	"pbxmesh/dnsserver/selection"
 	"pbxmesh/failover/latency"
 	"pbxmesh/internal/esl"
 	"pbxmesh/registry"
@@ -28,7 +28,7 @@ const (
 // also when latency is not looked at.
 type ranker struct {
 	a       *App
-	chooser *dnsserver.Chooser
+	chooser *selection.Chooser
 	atlas   *latency.Atlas
 
 	estimates *latency.Estimates // nil without a node
@@ -60,7 +60,7 @@ func (a *App) buildLatency() error {
 	if err != nil {
 		return err
 	}
-	r := &ranker{a: a, chooser: dnsserver.NewChooser(preferences), book: latency.NewBook(), ends: make(map[string]time.Time)}
+	r := &ranker{a: a, chooser: selection.NewChooser(preferences), book: latency.NewBook(), ends: make(map[string]time.Time)}
 	a.ranker = r
 	l := &a.cfg.Failover.Latency
 	if !l.Enabled {
@@ -222,15 +222,15 @@ func (r *ranker) rank() {
 		Book: r.book, Nodes: nodes, Order: r.a.cfg.DNS.DefaultOrder, Places: r.places(), At: now,
 		MaxCost: r.a.cfg.Failover.Latency.ExploreCost, Previous: old,
 	})
-	networks := make([]dnsserver.Network, 0, len(v.Networks()))
+	networks := make([]selection.Network, 0, len(v.Networks()))
 	for _, n := range v.Networks() {
-		networks = append(networks, dnsserver.Network{Prefix: n.Network, Nodes: n.Nodes})
+		networks = append(networks, selection.Network{Prefix: n.Network, Nodes: n.Nodes})
 	}
-	var locator dnsserver.Locator
+	var locator selection.Locator
 	if len(v.Orders()) > 0 {
 		locator = v
 	}
-	ranking, err := dnsserver.NewRanking(networks, locator)
+	ranking, err := selection.NewRanking(networks, locator)
 	if err != nil {
 		r.a.log.Error("ranking by latency", "error", err)
 		return

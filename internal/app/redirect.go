@@ -7,7 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"pbxmesh"
-	"pbxmesh/dnsserver"
+	"pbxmesh/dnsserver/selection"
 	"pbxmesh/router/redirect"
 )
 
@@ -50,13 +50,13 @@ func (a *App) RedirectAddrs(t redirect.Transport) []netip.AddrPort {
 
 // preferences are the order of nodes by client network. They count also where this
 // daemon is no name server.
-func (a *App) preferences() (*dnsserver.Preferences, error) {
+func (a *App) preferences() (*selection.Preferences, error) {
 	z := &a.cfg.DNS
-	networks := make([]dnsserver.Network, 0, len(z.Preferences))
+	networks := make([]selection.Network, 0, len(z.Preferences))
 	for _, p := range z.Preferences {
-		networks = append(networks, dnsserver.Network{Prefix: p.Network, Nodes: p.Nodes})
+		networks = append(networks, selection.Network{Prefix: p.Network, Nodes: p.Nodes})
 	}
-	preferences, err := dnsserver.NewPreferences(networks, z.DefaultOrder)
+	preferences, err := selection.NewPreferences(networks, z.DefaultOrder)
 	if err != nil {
 		return nil, fmt.Errorf("dns.preferences: %w", err)
 	}
@@ -68,7 +68,7 @@ type chooser struct{ a *App }
 
 // Choose implements redirect.Chooser.
 func (c chooser) Choose(client netip.Addr) []pbxmesh.NodeID {
-	d, _ := c.a.ranker.chooser.On(c.a.tracker.Mesh()).For(client)
+	d, _ := c.a.ranker.chooser.On(c.a.tracker.Mesh()).For(client, selection.FamilyOf(client))
 	return d.Nodes
 }
 

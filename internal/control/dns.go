@@ -33,8 +33,17 @@ type DNSExplainReply struct {
 	// Tries is the node that this network measures just now by being sent there.
 	Tries pbxmesh.NodeID `json:"tries,omitzero"`
 
-	Nodes   []DNSNode `json:"nodes"`   // best first; those that are not answered come last
-	Reasons []string  `json:"reasons"` // in words
+	Nodes   []DNSNode  `json:"nodes"`   // best first; those that are not answered come last
+	Stages  []DNSStage `json:"stages"`  // how they were chosen
+	Remarks []string   `json:"remarks"` // what else one should know, in words
+}
+
+// DNSStage is one step of the choice.
+type DNSStage struct {
+	// Stage is "order", "address", "state", "shedding", "spill" or "answer".
+	Stage   string           `json:"stage"`
+	Nodes   []pbxmesh.NodeID `json:"nodes"`   // what it leaves, best first
+	Reasons []string         `json:"reasons"` // in words
 }
 
 // DNSAnswer is what one question gives.

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"pbxmesh"
-	"pbxmesh/dnsserver"
+	"pbxmesh/dnsserver/selection"
 	"pbxmesh/failover/latency"
 )
 
@@ -48,7 +48,7 @@ type sim struct {
 	book       *latency.Book
 	view       *latency.View
 	where      places
-	chooser    *dnsserver.Chooser
+	chooser    *selection.Chooser
 	mesh       *pbxmesh.Mesh
 	index      map[pbxmesh.NodeID]int
 
@@ -91,7 +91,7 @@ func newSim(t testing.TB, seed uint64, set settings) *sim {
 	start := time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC)
 	s := &sim{
 		world: newWorld(seed, set.networks, set.phones), settings: set, start: start, now: start,
-		book: latency.NewBook(), chooser: dnsserver.NewChooser(nil), resolver: make(map[netip.Prefix]cached),
+		book: latency.NewBook(), chooser: selection.NewChooser(nil), resolver: make(map[netip.Prefix]cached),
 		at: make(map[netip.Addr]int), index: make(map[pbxmesh.NodeID]int),
 	}
 	s.spoil(seed, set.hidden, set.liars)
@@ -176,7 +176,7 @@ func (s *sim) keepAlives() {
 
 // answer is what the name server says now.
 func (s *sim) answer(client netip.Addr) int {
-	d, _ := s.chooser.On(s.mesh).For(client)
+	d, _ := s.chooser.On(s.mesh).For(client, selection.AnyFamily)
 	return s.index[d.Nodes[0]]
 }
 
@@ -196,11 +196,11 @@ func (s *sim) exchange(t testing.TB) {
 func (s *sim) rebuildView(t testing.TB) {
 	t.Helper()
 	v := latency.NewView(latency.Input{Book: s.book, Nodes: s.nodes, Places: &s.where, At: s.now, MaxCost: s.maxCost, Previous: s.view})
-	networks := make([]dnsserver.Network, 0, len(v.Networks()))
+	networks := make([]selection.Network, 0, len(v.Networks()))
 	for _, r := range v.Networks() {
-		networks = append(networks, dnsserver.Network{Prefix: r.Network, Nodes: r.Nodes})
+		networks = append(networks, selection.Network{Prefix: r.Network, Nodes: r.Nodes})
 	}
-	ranking, err := dnsserver.NewRanking(networks, v)
+	ranking, err := selection.NewRanking(networks, v)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -24,6 +24,7 @@ var rules = []struct {
 	{"registry", []string{"router", "failover", "dnsserver", "fixtures", "cmd", "internal/app", "internal/config", "internal/control", "internal/demo"}, "internal/app joins the parts"},
 	{"router", []string{"registry", "failover", "dnsserver", "fixtures", "cmd", "internal/app", "internal/config", "internal/control", "internal/demo"}, "a decision is a pure function of what it is given"},
 	{"failover", []string{"registry", "router", "dnsserver", "fixtures", "cmd", "internal/app", "internal/config", "internal/control", "internal/demo"}, "internal/app joins the parts"},
+	{"dnsserver/selection", []string{"internal"}, "the choice of a node is a pure function of the mesh and of settings"},
 	{"dnsserver", []string{"registry", "router", "failover", "fixtures", "cmd", "internal/app", "internal/config", "internal/control", "internal/demo", "internal/doctor", "internal/esl", "internal/fsconf"}, "the name server reads one Mesh and can stand alone; internal/udpbatch knows no protocol"},
 	{"fixtures", []string{"registry", "router", "failover", "dnsserver", "cmd", "internal"}, "fixtures stand for the outside world, with wire code of their own"},
 	{"internal/udpbatch", []string{"registry", "router", "failover", "dnsserver", "fixtures", "cmd", "internal"}, "packets in batches are below every protocol"},

@@ -1,4 +1,4 @@
-package dnsserver
+package selection
 
 import (
 	"maps"
@@ -8,40 +8,7 @@ import (
 	"pbxmesh"
 )
 
-// Ranking says in which order the nodes serve client networks best, as somebody
-// measured or worked it out from places. A Ranking is immutable; nil ranks nobody.
-type Ranking struct {
-	networks []Network
-	locator  Locator
-}
-
-// Locator ranks the nodes for clients that stand in no network of a Ranking.
-// Locate must not block, must not allocate, and must always answer the same.
-type Locator interface {
-	// Orders are all orders there are.
-	Orders() [][]pbxmesh.NodeID
-
-	// Locate returns which of Orders client gets, and the network around it that
-	// gets the same; ok is false when nothing is known of where client is.
-	Locate(client netip.Addr) (order int, network netip.Prefix, ok bool)
-}
-
-// NewRanking returns the Ranking of networks, of which the longest prefix wins, and of
-// locator for everybody else; locator may be nil. It keeps the lists of nodes, which
-// nobody may change afterwards; networks that share one list cost less. Errors are
-// those of NewPreferences.
-func NewRanking(networks []Network, locator Locator) (*Ranking, error) {
-	r := &Ranking{networks: make([]Network, 0, len(networks)), locator: locator}
-	err := eachNetwork(networks, func(prefix netip.Prefix, i int) {
-		r.networks = append(r.networks, Network{prefix, networks[i].Nodes})
-	})
-	if err != nil {
-		return nil, err
-	}
-	return r, nil
-}
-
-// Why says which rules the order of the nodes comes from, for one client.
+// Why says how the nodes of a Decision were chosen, for one client.
 type Why struct {
 	// Preference is the network of the operator's preferences that client stands in,
 	// Ranked that of the Ranking; the zero Prefix when it is in none.
@@ -50,9 +17,12 @@ type Why struct {
 	// Located says that the Ranking's Locator knew where client is.
 	Located bool
 
-	// Nodes is the order before the nodes' states are looked at. Nodes that are not
-	// in it follow by name.
-	Nodes []pbxmesh.NodeID
+	// What each stage left, best first: all nodes in order, those with an address for
+	// phones of the family, those that states leave, then after shedding, then after the
+	// spill, which are the decision's.
+	Ordered, Family, Living, Shed, Nodes []pbxmesh.NodeID
+
+	Panic bool
 
 	// Refuses are the nodes that shed client's network (pbxmesh.NodeState.Shed), beyond what
 	// all nodes shed.
@@ -71,7 +41,7 @@ type Share struct {
 }
 
 // Why explains For. It is slow.
-func (c *Choices) Why(client netip.Addr) Why {
+func (c *Choices) Why(client netip.Addr, family Family) Why {
 	client = client.Unmap().WithZone("")
 	var w Why
 	if client.IsValid() {
@@ -81,17 +51,29 @@ func (c *Choices) Why(client netip.Addr) Why {
 		}
 	}
 	order, _ := c.plan.lookup(client)
-	w.Nodes = slices.Clone(c.plan.orders[order])
 	w.Located = order >= c.plan.located
-	unit := unitOf(client)
-	for _, cand := range candidates(c.mesh, nil) {
-		if refuses(nodeHash(cand.id), unit, cand.sheds) {
-			w.Refuses = append(w.Refuses, cand.id)
+	if c.mesh == nil {
+		return w
+	}
+	w.Ordered = slices.Clone(c.plan.orders[order])
+	for _, id := range slices.Sorted(maps.Keys(c.mesh.Nodes)) {
+		if !slices.Contains(w.Ordered, id) {
+			w.Ordered = append(w.Ordered, id)
+		}
+	}
+	w.Family = inOrder(c.mesh, c.plan.orders[order], family)
+	d, _ := c.For(client, family)
+	v, made, _ := c.made(order, family, client)
+	w.Living, w.Panic, w.Nodes = v.living, d.Panic, d.Nodes
+	for i, id := range v.living {
+		if refuses(nodeHash(id), unitOf(client), v.beyond[i]) {
+			w.Refuses = append(w.Refuses, id)
 		}
 	}
 	slices.Sort(w.Refuses)
-	if v, made, _ := c.made(order, client); v.spills {
-		w.Down = first(candidates(c.mesh, c.plan.orders[order])).id
+	w.Shed = made.decisions[len(made.decisions)-1].Nodes
+	if v.spills {
+		w.Down = w.Family[0]
 		from := uint16(0)
 		for i, until := range made.until {
 			w.Spread = append(w.Spread, Share{made.decisions[i].Nodes[0], int(until - from)})

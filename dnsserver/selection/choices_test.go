@@ -1,4 +1,4 @@
-package dnsserver
+package selection
 
 import (
 	"fmt"
@@ -6,124 +6,17 @@ import (
 	"slices"
 	"testing"
 
-	"pgregory.net/rapid"
-
 	"pbxmesh"
+	"pbxmesh/fixtures"
 )
-
-// lookup returns the order of a client by preferences alone, and its block.
-func lookup(p *Preferences, client netip.Addr) ([]pbxmesh.NodeID, netip.Prefix) {
-	pl := newPlan(p, nil)
-	order, scope := pl.lookup(client)
-	block, _ := client.Prefix(scope)
-	return pl.orders[order], block
-}
 
 func inService(shed uint16) pbxmesh.NodeState {
 	return pbxmesh.NodeState{Observed: pbxmesh.ObservedUp, Shed: shed}
 }
 
-// TestPlanAgreesWithThePlainRule: whatever the networks, a client gets the nodes of its
-// longest preference, then those of its longest ranked network, then the default
-// order; its scope covers nobody else; and it could not be one bit wider.
-func TestPlanAgreesWithThePlainRule(t *testing.T) {
-	t.Parallel()
-	names := []pbxmesh.NodeID{"a", "b", "c", "d"}
-	rapid.Check(t, func(t *rapid.T) {
-		six := rapid.Bool().Draw(t, "six")
-		// Few bits vary, so that networks meet, nest and touch the edges.
-		addr := func(label string) netip.Addr {
-			b := rapid.SampledFrom([]byte{0, 1, 2, 127, 128, 254, 255}).Draw(t, label)
-			c := rapid.SampledFrom([]byte{0, 1, 128, 255}).Draw(t, label)
-			if six {
-				return netip.AddrFrom16([16]byte{b, 0, 0, 0, 0, 0, 0, c, b, 15: c})
-			}
-			return netip.AddrFrom4([4]byte{b, c, b, c})
-		}
-		networks := func(label string) []Network {
-			var out []Network
-			seen := make(map[netip.Prefix]bool)
-			for range rapid.IntRange(0, 6).Draw(t, label) {
-				a := addr(label)
-				p, _ := a.Prefix(rapid.IntRange(0, a.BitLen()).Draw(t, label+" bits"))
-				if !seen[p] {
-					seen[p] = true
-					out = append(out, Network{p, rapid.SliceOfNDistinct(rapid.SampledFrom(names), 1, 3, rapid.ID).Draw(t, label+" nodes")})
-				}
-			}
-			return out
-		}
-		preferred, ranked := networks("preferred"), networks("ranked")
-		p, err := NewPreferences(preferred, names[:2])
-		if err != nil {
-			t.Fatal(err)
-		}
-		r, err := NewRanking(ranked, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		plain := func(a netip.Addr) []pbxmesh.NodeID {
-			var lists [][]pbxmesh.NodeID
-			for _, networks := range [][]Network{preferred, ranked} {
-				bits := -1
-				var nodes []pbxmesh.NodeID
-				for _, n := range networks {
-					if n.Prefix.Contains(a) && n.Prefix.Bits() > bits {
-						nodes, bits = n.Nodes, n.Prefix.Bits()
-					}
-				}
-				lists = append(lists, nodes)
-			}
-			return joined(append(lists, names[:2])...)
-		}
-		pl := newPlan(p, r)
-		probe := func(a netip.Addr) netip.Prefix {
-			order, scope := pl.lookup(a)
-			if want := plain(a); !slices.Equal(pl.orders[order], want) {
-				t.Fatalf("%v: %v, want %v\npreferred %v\nranked %v", a, pl.orders[order], want, preferred, ranked)
-			}
-			block, err := a.Prefix(scope)
-			if err != nil {
-				t.Fatalf("%v: scope %d", a, scope)
-			}
-			return block
-		}
-		a := addr("client")
-		block := probe(a)
-		edges := []netip.Addr{addr("other")}
-		for _, n := range slices.Concat(preferred, ranked) {
-			first, last := n.Prefix.Addr(), lastAddr(n.Prefix)
-			edges = append(edges, first, first.Prev(), last, last.Next())
-		}
-		wider, _ := a.Prefix(max(block.Bits()-1, 0))
-		needed := block.Bits() == 0
-		for _, b := range edges {
-			if !b.IsValid() || b.Is4() != a.Is4() || slices.Equal(plain(a), plain(b)) {
-				continue
-			}
-			if block.Contains(b) {
-				t.Fatalf("%v has block %v, which covers %v with another order", a, block, b)
-			}
-			needed = needed || wider.Contains(b)
-		}
-		if !needed {
-			t.Fatalf("%v has block %v, and the wider %v has one order too\npreferred %v\nranked %v", a, block, wider, preferred, ranked)
-		}
-	})
-}
-
-func lastAddr(p netip.Prefix) netip.Addr {
-	b := p.Addr().AsSlice()
-	for i := p.Bits(); i < 8*len(b); i++ {
-		b[i/8] |= 0x80 >> (i % 8)
-	}
-	a, _ := netip.AddrFromSlice(b)
-	return a
-}
-
 // shedding is threeTowns with buffalo, everybody's best node, shedding a share.
 func shedding(shed uint16) *pbxmesh.Mesh {
-	return threeTowns(map[pbxmesh.NodeID]pbxmesh.NodeState{buffalo: inService(shed)})
+	return fixtures.ThreeTowns(map[pbxmesh.NodeID]pbxmesh.NodeState{buffalo: inService(shed)})
 }
 
 func TestShedMovesTheShareAndNobodyTwice(t *testing.T) {
@@ -135,7 +28,7 @@ func TestShedMovesTheShareAndNobodyTwice(t *testing.T) {
 		c := NewChoices(shedding(shed), testPreferences(t))
 		moved := 0
 		for i := range clients {
-			d, block := c.For(client(i))
+			d, block := c.For(client(i), AnyFamily)
 			if !block.Contains(client(i)) || shed > 0 && shed < 1000 && block.Bits() != 24 || (shed == 0 || shed == 1000) && block.Bits() > 8 {
 				t.Fatalf("shed %d: block %v", shed, block)
 			}
@@ -158,8 +51,8 @@ func TestShedMovesTheShareAndNobodyTwice(t *testing.T) {
 		}
 		// All addresses of a network stay together.
 		for i := range 100 {
-			x, _ := c.For(client(i))
-			if y, _ := c.For(client(i).Next()); x != y {
+			x, _ := c.For(client(i), AnyFamily)
+			if y, _ := c.For(client(i).Next(), AnyFamily); x != y {
 				t.Fatalf("shed %d: two phones of one network are told different nodes", shed)
 			}
 		}
@@ -180,9 +73,9 @@ func TestShedIsIgnoredWhenNobodyIsLeft(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			c := NewChoices(threeTowns(map[pbxmesh.NodeID]pbxmesh.NodeState{
+			c := NewChoices(fixtures.ThreeTowns(map[pbxmesh.NodeID]pbxmesh.NodeState{
 				buffalo: inService(tt.shed[0]), london: inService(tt.shed[1]), singapore: inService(tt.shed[2])}), testPreferences(t))
-			if d, _ := c.For(defaultClient); !slices.Equal(d.Nodes, tt.wants) || d.Panic {
+			if d, _ := c.For(defaultClient, AnyFamily); !slices.Equal(d.Nodes, tt.wants) || d.Panic {
 				t.Errorf("%+v, want %v", d, tt.wants)
 			}
 		})
@@ -196,7 +89,7 @@ func TestManySheddersMakeFewDecisions(t *testing.T) {
 	mesh := &pbxmesh.Mesh{Nodes: make(map[pbxmesh.NodeID]pbxmesh.Node), States: make(map[pbxmesh.NodeID]pbxmesh.NodeState)}
 	for i := range 50 {
 		id := pbxmesh.NodeID(fmt.Sprintf("node%02d", i))
-		mesh.Nodes[id] = pbxmesh.Node{ID: id, Addresses: addrs("192.0.2.1")}
+		mesh.Nodes[id] = pbxmesh.Node{ID: id, Addresses: fixtures.Addresses("192.0.2.1")}
 		mesh.States[id] = inService(500)
 	}
 	mesh.States["node49"] = inService(0) // or all would shed alike
@@ -204,7 +97,7 @@ func TestManySheddersMakeFewDecisions(t *testing.T) {
 	seen := make(map[*Decision]bool)
 	first := make(map[pbxmesh.NodeID]int)
 	for i := range 50_000 {
-		d, _ := c.For(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 1}))
+		d, _ := c.For(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 1}), AnyFamily)
 		seen[d] = true
 		first[d.Nodes[0]]++
 	}
@@ -215,13 +108,13 @@ func TestManySheddersMakeFewDecisions(t *testing.T) {
 
 func TestEqualDecisionsAreOnePointer(t *testing.T) {
 	t.Parallel()
-	c := NewChoices(threeTowns(map[pbxmesh.NodeID]pbxmesh.NodeState{london: {Observed: pbxmesh.ObservedDown}}), testPreferences(t))
-	a, _ := c.For(netip.MustParseAddr("198.51.100.7")) // london, buffalo, singapore
-	b, _ := c.For(defaultClient)                       // buffalo, london, singapore
+	c := NewChoices(fixtures.ThreeTowns(map[pbxmesh.NodeID]pbxmesh.NodeState{london: {Observed: pbxmesh.ObservedDown}}), testPreferences(t))
+	a, _ := c.For(netip.MustParseAddr("198.51.100.7"), AnyFamily) // london, buffalo, singapore
+	b, _ := c.For(defaultClient, AnyFamily)                       // buffalo, london, singapore
 	if a != b {
 		t.Errorf("%v and %v are two", a, b)
 	}
-	if again, _ := c.For(defaultClient); again != b {
+	if again, _ := c.For(defaultClient, AnyFamily); again != b {
 		t.Error("a second question gave another pointer")
 	}
 }
@@ -248,8 +141,8 @@ func TestPanicRule(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			c := NewChoices(threeTowns(map[pbxmesh.NodeID]pbxmesh.NodeState{buffalo: tt.b, london: tt.l, singapore: tt.s}), testPreferences(t))
-			if d, _ := c.For(defaultClient); d.Panic != tt.panicking || !slices.Equal(d.Nodes, tt.want) {
+			c := NewChoices(fixtures.ThreeTowns(map[pbxmesh.NodeID]pbxmesh.NodeState{buffalo: tt.b, london: tt.l, singapore: tt.s}), testPreferences(t))
+			if d, _ := c.For(defaultClient, AnyFamily); d.Panic != tt.panicking || !slices.Equal(d.Nodes, tt.want) {
 				t.Errorf("%+v, want %v, panic %v", d, tt.want, tt.panicking)
 			}
 			if got := PanicRule(c.mesh); got != tt.panicking {
@@ -278,7 +171,7 @@ func TestRankingAndPlace(t *testing.T) {
 	}
 	ch := NewChooser(testPreferences(t))
 	ch.SetRanking(r)
-	mesh := threeTowns(nil)
+	mesh := fixtures.ThreeTowns(nil)
 	c := ch.On(mesh)
 	if ch.On(mesh) != c {
 		t.Error("another Choices without a change")
@@ -294,20 +187,20 @@ func TestRankingAndPlace(t *testing.T) {
 		"9.0.0.1":      {[]pbxmesh.NodeID{buffalo, london, singapore}, 9}, // nobody knows where
 		"198.51.100.1": {[]pbxmesh.NodeID{london, buffalo, singapore}, 25},
 	} {
-		d, block := c.For(netip.MustParseAddr(client))
+		d, block := c.For(netip.MustParseAddr(client), AnyFamily)
 		if !slices.Equal(d.Nodes, want.first) || block.Bits() != want.bits {
 			t.Errorf("%s: %v in %v, want %v in /%d", client, d.Nodes, block, want.first, want.bits)
 		}
 	}
-	w := c.Why(netip.MustParseAddr("198.51.100.1"))
+	w := c.Why(netip.MustParseAddr("198.51.100.1"), AnyFamily)
 	if w.Preference.String() != "198.51.100.0/24" || w.Ranked.String() != "198.51.100.0/25" || w.Located {
 		t.Errorf("why: %+v", w)
 	}
-	if w := c.Why(netip.MustParseAddr("10.200.0.1")); !w.Located || w.Ranked.IsValid() {
+	if w := c.Why(netip.MustParseAddr("10.200.0.1"), AnyFamily); !w.Located || w.Ranked.IsValid() {
 		t.Errorf("why: %+v", w)
 	}
 	ch.SetRanking(nil)
-	if d, _ := ch.On(mesh).For(netip.MustParseAddr("10.1.2.3")); d.Nodes[0] != buffalo {
+	if d, _ := ch.On(mesh).For(netip.MustParseAddr("10.1.2.3"), AnyFamily); d.Nodes[0] != buffalo {
 		t.Errorf("without ranking: %v", d.Nodes)
 	}
 }
@@ -316,11 +209,11 @@ func TestForDoesNotAllocate(t *testing.T) {
 	c := manyChoices(t, 5, 1000)
 	clients := []netip.Addr{netip.MustParseAddr("10.0.3.7"), netip.MustParseAddr("::ffff:10.0.3.7"), netip.MustParseAddr("200.0.0.1"), netip.MustParseAddr("2001:db8::1")}
 	for _, a := range clients {
-		c.For(a)
+		c.For(a, AnyFamily)
 	}
 	if n := testing.AllocsPerRun(100, func() {
 		for _, a := range clients {
-			c.For(a)
+			c.For(a, AnyFamily)
 		}
 	}); n != 0 {
 		t.Errorf("%v allocations", n)

@@ -1,4 +1,4 @@
-package dnsserver
+package selection
 
 import (
 	"sync"

@@ -1,4 +1,4 @@
-package dnsserver
+package selection
 
 import (
 	"fmt"
@@ -42,7 +42,7 @@ func NewPreferences(networks []Network, fallback []pbxmesh.NodeID) (*Preferences
 // eachNetwork calls f with every prefix in its own family, or says what is wrong.
 func eachNetwork(networks []Network, f func(prefix netip.Prefix, i int)) error {
 	if len(networks) > MaxNetworks {
-		return fmt.Errorf("dnsserver: %d client networks, at most %d are allowed", len(networks), MaxNetworks)
+		return fmt.Errorf("selection: %d client networks, at most %d are allowed", len(networks), MaxNetworks)
 	}
 	given := make(map[netip.Prefix]bool, len(networks))
 	for i, n := range networks {
@@ -51,10 +51,10 @@ func eachNetwork(networks []Network, f func(prefix netip.Prefix, i int)) error {
 			prefix = netip.PrefixFrom(a.Unmap(), prefix.Bits()-96)
 		}
 		if !prefix.IsValid() || prefix != prefix.Masked() {
-			return fmt.Errorf("dnsserver: client network %v is not valid or has bits beyond its length; write %v", n.Prefix, prefix.Masked())
+			return fmt.Errorf("selection: client network %v is not valid or has bits beyond its length; write %v", n.Prefix, prefix.Masked())
 		}
 		if given[prefix] {
-			return fmt.Errorf("dnsserver: client network %v is listed twice", prefix)
+			return fmt.Errorf("selection: client network %v is listed twice", prefix)
 		}
 		given[prefix] = true
 		f(prefix, i)

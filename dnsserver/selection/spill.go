@@ -1,7 +1,6 @@
-package dnsserver
+package selection
 
 import (
-	"cmp"
 	"slices"
 
 	"pbxmesh"
@@ -33,16 +32,14 @@ func (s *spread) at(place uint16) *Decision {
 	return s.decisions[len(s.decisions)-1]
 }
 
-// spills reports whether phones of an order have to be spread: the node that comes first
+// spills reports whether the clients of an order have to be spread: the node that comes first
 // in it is down, and one that takes them has no room for all.
-func spills(mesh *pbxmesh.Mesh, all []candidate) bool {
-	return len(all) > 0 && first(all).state == pbxmesh.EffectiveDown &&
-		slices.ContainsFunc(all, func(c candidate) bool { return c.state.TakesPhones() && mesh.States[c.id].Full > 0 })
-}
-
-// first returns the node that comes first in an order, whatever its state. There is one.
-func first(all []candidate) candidate {
-	return slices.MinFunc(all, func(a, b candidate) int { return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(a.id, b.id)) })
+func spills(mesh *pbxmesh.Mesh, ordered []pbxmesh.NodeID) bool {
+	return len(ordered) > 0 && mesh.States[ordered[0]].Effective() == pbxmesh.EffectiveDown &&
+		slices.ContainsFunc(ordered, func(id pbxmesh.NodeID) bool {
+			s := mesh.States[id]
+			return s.Effective().TakesPhones() && s.Full > 0
+		})
 }
 
 // shares returns, for the nodes of a decision that take phones, best first, up to which
@@ -58,6 +55,11 @@ func shares(mesh *pbxmesh.Mesh, nodes []pbxmesh.NodeID) (until []uint16) {
 		until = append(until, line)
 	}
 	return until
+}
+
+// leading returns nodes with the i-th before all others.
+func leading(nodes []pbxmesh.NodeID, i int) []pbxmesh.NodeID {
+	return slices.Concat(nodes[i:i+1], nodes[:i], nodes[i+1:])
 }
 
 // lineOf is where a unit stands in the line, 0 to ShedAll-1.

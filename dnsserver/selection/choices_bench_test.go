@@ -1,4 +1,4 @@
-package dnsserver
+package selection
 
 import (
 	"fmt"
@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"pbxmesh"
+	"pbxmesh/fixtures"
 )
 
 // many returns a mesh of so many nodes, two of which shed, and a ranking of so many
@@ -19,7 +20,7 @@ func many(tb testing.TB, nodes, networks int) (*pbxmesh.Mesh, *Ranking) {
 	for i := range nodes {
 		id := pbxmesh.NodeID(fmt.Sprintf("node%02d", i))
 		ids = append(ids, id)
-		mesh.Nodes[id] = pbxmesh.Node{ID: id, Addresses: addrs("192.0.2.1")}
+		mesh.Nodes[id] = pbxmesh.Node{ID: id, Addresses: fixtures.Addresses("192.0.2.1")}
 		s := pbxmesh.NodeState{Observed: pbxmesh.ObservedUp}
 		if i < 2 {
 			s.Shed = 200
@@ -62,12 +63,12 @@ func BenchmarkFor(b *testing.B) {
 	for i := range clients {
 		n := r.IntN(20_000)
 		clients[i] = netip.AddrFrom4([4]byte{byte(10 + n>>15), byte(n >> 7), byte(n << 1), byte(n)})
-		c.For(clients[i])
+		c.For(clients[i], AnyFamily)
 	}
 	b.ReportAllocs()
 	i := 0
 	for b.Loop() {
-		c.For(clients[i&(1<<12-1)])
+		c.For(clients[i&(1<<12-1)], AnyFamily)
 		i++
 	}
 }
@@ -90,7 +91,7 @@ func BenchmarkSnapshot(b *testing.B) {
 	for b.Loop() {
 		c := newChoices(mesh, pl)
 		for i := range ranking.networks {
-			c.For(ranking.networks[i].Prefix.Addr())
+			c.For(ranking.networks[i].Prefix.Addr(), AnyFamily)
 		}
 	}
 }

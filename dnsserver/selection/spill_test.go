@@ -1,4 +1,4 @@
-package dnsserver
+package selection
 
 import (
 	"fmt"
@@ -9,6 +9,7 @@ import (
 	"pgregory.net/rapid"
 
 	"pbxmesh"
+	"pbxmesh/fixtures"
 )
 
 // TestSpill has a node die that 5,000 networks prefer, beside three with unequal room.
@@ -19,7 +20,7 @@ func TestSpill(t *testing.T) {
 	mesh := func(state pbxmesh.Observed, full map[pbxmesh.NodeID]uint16) *pbxmesh.Mesh {
 		m := &pbxmesh.Mesh{Nodes: map[pbxmesh.NodeID]pbxmesh.Node{}, States: map[pbxmesh.NodeID]pbxmesh.NodeState{}}
 		for i, id := range order {
-			m.Nodes[id] = pbxmesh.Node{ID: id, Addresses: addrs(fmt.Sprintf("192.0.2.%d", i+1))}
+			m.Nodes[id] = pbxmesh.Node{ID: id, Addresses: fixtures.Addresses(fmt.Sprintf("192.0.2.%d", i+1))}
 			m.States[id] = pbxmesh.NodeState{Observed: pbxmesh.ObservedUp, Full: full[id]}
 		}
 		s := m.States["paris"]
@@ -51,16 +52,16 @@ func TestSpill(t *testing.T) {
 			c := NewChoices(mesh(tt.state, tt.full), prefs)
 			got := map[pbxmesh.NodeID]int{}
 			for i := range networks {
-				d, block := c.For(client(i))
+				d, block := c.For(client(i), AnyFamily)
 				got[d.Nodes[0]]++
 				if block.Bits() != tt.scope || len(d.Nodes) < 3 || !slices.Equal(slices.Sorted(slices.Values(slices.Clone(d.Nodes))), slices.Compact(slices.Sorted(slices.Values(d.Nodes)))) {
 					t.Fatalf("%v gets %v for %v, scope %d is wanted", client(i), d.Nodes, block, tt.scope)
 				}
-				if again, _ := c.For(client(i)); again != d {
+				if again, _ := c.For(client(i), AnyFamily); again != d {
 					t.Fatal("asked again, another decision")
 				}
 			}
-			if why := c.Why(client(1)); (why.Down == "paris") != (tt.scope > 0) || (len(why.Spread) > 0) != (tt.scope > 0) {
+			if why := c.Why(client(1), AnyFamily); (why.Down == "paris") != (tt.scope > 0) || (len(why.Spread) > 0) != (tt.scope > 0) {
 				t.Errorf("explained as %+v", why)
 			}
 			t.Logf("RESULT of %d networks: %v", networks, got)
