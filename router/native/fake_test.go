@@ -34,6 +34,7 @@ type fakeSwitch struct {
 
 	channels   map[string]channelRow
 	said       int           // statuses without a call
+	sequence   int           // of events
 	domainUUID string        // what its directory says of every domain
 	booting    bool          // mod_sofia is not loaded yet
 	slow       time.Duration // to answer an event
@@ -122,10 +123,15 @@ func (s *fakeSwitch) flush(profile string) {
 	}
 }
 
-// emit gives an event to all connections that asked for it.
+// emit gives an event to all connections that asked for it. It has the next sequence unless
+// pairs have one.
 func (s *fakeSwitch) emit(name string, pairs ...string) {
 	s.mu.Lock()
 	core := s.core
+	s.sequence++
+	if !slices.Contains(pairs, "Event-Sequence") {
+		pairs = append(pairs, "Event-Sequence", strconv.Itoa(s.sequence))
+	}
 	conns := slices.Collect(maps.Keys(s.conns))
 	s.mu.Unlock()
 	e := fakeEvent(append([]string{"Event-Name", name, "Core-UUID", core}, pairs...)...)

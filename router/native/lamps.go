@@ -72,6 +72,7 @@ type LampsStats struct {
 	NodeLost uint64      `json:"nodelost"` // calls ended because their node went down
 	Mended   uint64      `json:"mended"`   // own calls whose events had been missed
 	Dropped  uint64      `json:"dropped"`  // calls over the bound
+	Late     uint64      `json:"late"`     // events that came after a newer one about the same
 }
 
 // Lamps shows the calls of other nodes' users on the local switch's phones (BLF)
@@ -95,7 +96,7 @@ type Lamps struct {
 	lamps map[lampKey]*lamp
 	due   lampHeap
 	calls int    // of other nodes, and their statuses
-	order uint64 // counts what was heard
+	count uint64 // of what was heard
 	stats LampsStats
 	// epochs are the lives of the nodes' switches that were heard of last, by kind.
 	epochs map[epochKey]string
@@ -104,6 +105,7 @@ type Lamps struct {
 	domains   map[string]bool       // that have or had users
 	over      map[string]bool       // calls that a script ended, by key, while their channels live
 	asked     map[lampKey]time.Time // when a phone here last asked for a state
+	order     order                 // of what the switch says
 	orphans   []State               // what an earlier life told, until core is known
 
 	// believe is how many lists to come are believed at once, mend the channels
@@ -254,8 +256,8 @@ func (l *Lamps) lamp(key lampKey) *lamp {
 }
 
 func (l *Lamps) heard(st State, now time.Time) *remoteCall {
-	l.order++
-	return &remoteCall{State: st, until: now.Add(st.TTL), order: l.order}
+	l.count++
+	return &remoteCall{State: st, until: now.Add(st.TTL), order: l.count}
 }
 
 // dropEpochs ends the calls and statuses of an earlier life of the switch that st is from.
@@ -448,6 +450,7 @@ func (l *Lamps) dropDead(now time.Time) {
 		return true
 	})
 	l.spellings.expire(now)
+	l.order.forget(now)
 	for key, at := range l.asked {
 		if now.Sub(at) > answerWithin {
 			delete(l.asked, key)

@@ -75,9 +75,12 @@ func (l *Lamps) localPresence(e *esl.Event) {
 	}
 	c, ok := parseCallEvent(e)
 	if !ok {
-		if s, ok := parseStatus(e); ok && !l.endedByScript(s) {
+		if s, ok := parseStatus(e); ok && !l.late(s.key.String(), e) && !l.endedByScript(s) {
 			l.localStatus(s, core)
 		}
+		return
+	}
+	if l.late(c.key, e) {
 		return
 	}
 	if c.ended {
@@ -89,6 +92,24 @@ func (l *Lamps) localPresence(e *esl.Event) {
 	if l.speaksFor(c.aor) {
 		l.tellCall(c, core)
 	}
+}
+
+// late reports whether the switch said something newer of what before e came.
+func (l *Lamps) late(what string, e *esl.Event) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	late := l.order.late(what, e, time.Now())
+	if late {
+		l.stats.Late++
+	}
+	return late
+}
+
+// heardOf reports whether an event spoke of what since then.
+func (l *Lamps) heardOf(what string, since time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.order.said[what].at.After(since)
 }
 
 // endedByScript takes a script's word that a running call is a number's no more: a ring
@@ -303,6 +324,9 @@ func (l *Lamps) list(ctx context.Context, conn Conn, core string) error {
 			continue
 		}
 		st, have := own[c.key]
+		if !have && l.heardOf(c.key, asked.Add(-listGrace)) {
+			continue // its end came before the list, which is behind the events
+		}
 		if have && (weight(st) == weight(State{Fields: c.fields}) || st.told.Add(listGrace).After(asked)) || !l.speaksFor(c.aor) {
 			continue
 		}

@@ -204,6 +204,68 @@ func TestLampsListBehindEvents(t *testing.T) {
 	})
 }
 
+// TestLampsListBehindTheEnd: the list that follows a connection still shows a call that was
+// heard to end, as a real one's does for a moment. It is over all the same.
+func TestLampsListBehindTheEnd(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t)
+		p.stopThere()
+		p.startThere(t)
+		time.Sleep(relistAfter - 100*time.Millisecond)
+		p.london.call("c1", annaA, "answered", true)
+		p.expect(t, annaA, "answered", "c1")
+		p.london.call("c1", annaA, "hangup", true)
+		p.london.call("c1", annaA, "answered", false) // in the list again
+		time.Sleep(time.Second)
+		p.expect(t, annaA, "hangup", "c1")
+		p.london.call("c1", annaA, "hangup", false)
+		time.Sleep(time.Minute)
+		p.expect(t, annaA, "hangup", "c1")
+		if s := p.there.Stats(); s.Mended != 0 {
+			t.Errorf("the list put %d calls right", s.Mended)
+		}
+	})
+}
+
+// TestLampsLateEvent: the switch's threads let an event of a call be overtaken by its end,
+// and one of a script by what it said next.
+func TestLampsLateEvent(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t)
+		event := func(sequence, state string) {
+			p.london.emit("PRESENCE_IN", "Channel-Name", "sofia/internal/x", "proto", "any", "from", annaA.String(), "Unique-ID", "c1", "answer-state", state,
+				"alt_event_type", "dialog", "presence-call-direction", "outbound", "Event-Sequence", sequence)
+		}
+		event("1000", "ringing")
+		p.expect(t, annaA, "ringing", "c1")
+		event("1009", "hangup")
+		event("1004", "answered")
+		time.Sleep(time.Second)
+		p.expect(t, annaA, "hangup", "c1")
+		if s := p.there.Stats(); s.Late != 1 || s.Told.Own != 0 {
+			t.Errorf("%+v", s)
+		}
+		status := func(sequence, state string) {
+			p.london.emit("PRESENCE_IN", "proto", "dnd", "from", "dnd+"+annaA.String(), "Unique-ID", "s1", "answer-state", state,
+				"alt_event_type", "dialog", "event_type", "presence", "status", "Active (1 waiting)", "Event-Sequence", sequence)
+		}
+		status("2001", "confirmed")
+		status("2004", "terminated")
+		status("2003", "confirmed")
+		time.Sleep(time.Second)
+		if s := p.there.Stats(); s.Late != 2 || s.Statuses.Own != 0 {
+			t.Errorf("%+v", s)
+		}
+		// In another life of the switch the count begins anew.
+		p.london.restart()
+		time.Sleep(10 * time.Second)
+		event("12", "answered")
+		p.expect(t, annaA, "answered", "c1")
+	})
+}
+
 // TestLampsEncodedUUID: events show a "%41" of a UUID decoded, the list of channels does
 // not. It is one call all the same.
 func TestLampsEncodedUUID(t *testing.T) {

@@ -93,6 +93,7 @@ type Mailboxes struct {
 	stats  MailboxesStats
 
 	spellings spellings
+	events    order                  // of what the switch says
 	domains   map[string]pbxmesh.AOR // a user of each domain, to ask the directory about
 
 	stores map[string]storeAnswer // by domain
@@ -397,6 +398,7 @@ func (m *Mailboxes) tick(ctx context.Context) {
 				}
 			}
 			m.spellings.expire(now)
+			m.events.forget(now)
 			m.mu.Unlock()
 		}
 	}

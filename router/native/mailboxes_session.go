@@ -87,6 +87,9 @@ func (m *Mailboxes) localMailbox(e *esl.Event) {
 	if m.core == "" || e.CoreUUID() != m.core {
 		return
 	}
+	if m.events.late(fmt.Sprintf("%s %v", aor, r.stock), e, time.Now()) {
+		return
+	}
 	if len(m.inbox) >= maxReports {
 		m.stats.Dropped++
 		return

@@ -109,6 +109,20 @@ func TestMailboxes(t *testing.T) {
 }
 
 // TestMailboxesShared: with one store for all, the newest report is the truth.
+// TestMailboxesLateReport: of two reports that the switch's threads deliver the wrong way
+// round, the later one counts.
+func TestMailboxesLateReport(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := newPost(t, false)
+		for _, r := range [][3]string{{"1003", "yes", "3/0 (0/0)"}, {"1001", "yes", "2/0 (0/0)"}} {
+			p.london.emit("MESSAGE_WAITING", "MWI-Messages-Waiting", r[1], "MWI-Message-Account", "sip:anna@a.test", "MWI-Voice-Message", r[2], "Event-Sequence", r[0])
+		}
+		time.Sleep(time.Second)
+		expectTold(t, "a late report", told(t, p.buffalo, "buffalo"), "sip:anna@a.test yes 3/0 (0/0) internal")
+	})
+}
+
 func TestMailboxesShared(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

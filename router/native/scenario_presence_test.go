@@ -31,6 +31,16 @@ func last(s *phone.Subscription) string {
 	return lampText(all[len(all)-1])
 }
 
+// shown lists what the newest NOTIFYs show, and when they came.
+func shown(s *phone.Subscription) string {
+	all := s.Notifies()
+	var b strings.Builder
+	for _, n := range all[max(0, len(all)-6):] {
+		fmt.Fprintf(&b, "%s %q, ", n.At.Format("05.000"), lampText(n))
+	}
+	return b.String()
+}
+
 // watch subscribes to user at each phone.
 func watch(t *testing.T, event, user string, phones ...*phone.Phone) []*phone.Subscription {
 	t.Helper()
@@ -70,7 +80,7 @@ func TestScenarioSpellings(t *testing.T) {
 						return ""
 					}
 				}
-				return fmt.Sprintf("%s, %s: shown %q", what, name, got)
+				return fmt.Sprintf("%s, %s: shown %q; before: %s", what, name, got, shown(s))
 			})
 			if took > time.Second {
 				t.Errorf("%s, %s: shown after %s", what, name, took)
