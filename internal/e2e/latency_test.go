@@ -52,8 +52,8 @@ func scenarioLatency(t *testing.T, c *cluster) {
 	if len(reply.Nodes) > 1 && reply.Next != reply.Nodes[1].Node {
 		t.Errorf("next is %q, in the second place stands %q", reply.Next, reply.Nodes[1].Node)
 	}
-	if len(reply.Answers) != 0 || len(reply.Reasons) == 0 {
-		t.Errorf("a daemon without name server answers %v, %v", reply.Answers, reply.Reasons)
+	if len(reply.Answers) != 0 || len(reply.Remarks) == 0 || len(reply.Stages) != 6 {
+		t.Errorf("a daemon without name server answers %v, %v, %v", reply.Answers, reply.Remarks, reply.Stages)
 	}
 	t.Logf("challenge round trip on this machine: %.2f ms, %d samples", measured.Own, measured.Samples)
 }
