@@ -75,6 +75,61 @@ func meshMedia(t *testing.T, c *cluster) {
 	}
 }
 
+// meshFax has both ends of a call go over to T.38 and back to audio. A switch passes that on
+// when its variables say so, for calls between nodes as for others; else it refuses, and
+// the fax goes on as audio.
+func meshFax(t *testing.T, c *cluster) {
+	caller, callees := c.nearAndFar(1090, "127.0.139", func(cfg *phone.Config) {
+		cfg.Codecs, cfg.Fax = []phone.Codec{phone.PCMU}, true
+	})
+	set := func(value string) {
+		for _, n := range c.nodes {
+			for _, name := range []string{"fax_enable_t38", "t38_passthru"} {
+				if _, err := n.sw.(*realswitch.Switch).API(c.ctx(), "global_setvar "+name+"="+value); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	defer set("false")
+	for _, passes := range []bool{false, true} {
+		set(fmt.Sprint(passes))
+		for _, callee := range callees {
+			seen := len(callee.Incoming())
+			out, err := caller.Call(c.ctx(), "u"+callee.User())
+			if err != nil {
+				t.Fatal(err)
+			}
+			in, err := callee.WaitIncoming(c.ctx(), seen+1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := out.WaitAnswered(c.ctx()); err != nil {
+				t.Fatalf("%s: %v", callee.User(), err)
+			}
+			for _, side := range []struct {
+				name     string
+				by, with *phone.Call
+			}{{"callee", in, out}, {"caller", out, in}} {
+				err := side.by.Fax(c.ctx())
+				if (err == nil) != passes {
+					t.Errorf("%s, passed on %v, by the %s: %v", callee.User(), passes, side.name, err)
+				}
+				if passes {
+					if i, err := side.with.Wait(c.ctx(), func(i phone.CallInfo) bool { return i.Fax }); err != nil {
+						t.Errorf("%s, by the %s: the other side does not go over to T.38: %+v", callee.User(), side.name, i)
+					}
+				}
+				t.Logf("%s, passed on %v, by the %s: %v", callee.User(), passes, side.name, err)
+				if err := side.by.Reinvite(c.ctx()); err != nil {
+					t.Errorf("%s, by the %s: back to audio: %v", callee.User(), side.name, err)
+				}
+			}
+			c.hangup(in, out)
+		}
+	}
+}
+
 // meshPrivacy: what the callee's phone is told of a caller who hides.
 func meshPrivacy(t *testing.T, c *cluster) {
 	a, callees := c.nearAndFar(1055, "127.0.132", withCodecs(phone.PCMU))

@@ -27,6 +27,7 @@ func TestScenarioMeshLeg(t *testing.T) {
 	}{
 		{"codecs and digits", meshCodecs},
 		{"early media, video refused, hold", meshMedia},
+		{"T.38", meshFax},
 		{"privacy", meshPrivacy},
 		{"call return", meshCallReturn},
 		{"one call, one record", meshRecords},
