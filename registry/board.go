@@ -47,6 +47,9 @@ type Note struct {
 	// a note that was read it is what is left. At most MaxNoteTTL.
 	TTL time.Duration
 
+	// Tell has those who Watch the kind read it at once. It is not kept.
+	Tell bool
+
 	// Revision is chosen by the store and grows with every Post of the kind, in any
 	// order of keys: who sees the same one again has seen the note already. Post
 	// ignores it.
@@ -98,4 +101,10 @@ type Board interface {
 	// is lower when the store lost its notes: what it returns is then all that it has.
 	// With an error there are no notes, and next is after.
 	Notes(ctx context.Context, kind NoteKind, after uint64) (notes []Note, next uint64, bad int, err error)
+
+	// Watch calls fn once when it watches, and from then on whenever a note of the kind was
+	// posted with Tell, by anybody. It returns when ctx ends or nothing more would come; the
+	// caller then watches again. fn does not block, and reads nothing itself. A call may be
+	// lost, and a stranger may cause some: it is a hint to read Notes.
+	Watch(ctx context.Context, kind NoteKind, fn func()) error
 }

@@ -172,6 +172,7 @@ func (a *App) Start() error {
 	a.task("members", a.watchMembers)
 	a.startLatency()
 	a.task("votes read", a.voter.read)
+	a.task("votes watch", a.voter.watch)
 	a.task("votes post", a.voter.post)
 	if a.prober != nil {
 		a.task("prober", a.prober.Run)

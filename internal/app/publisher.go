@@ -79,6 +79,14 @@ func (p *publisher) Post(ctx context.Context, notes ...registry.Note) error {
 	return p.to.Post(ctx, notes...)
 }
 
+// Watch implements registry.Board.
+func (p *publisher) Watch(ctx context.Context, kind registry.NoteKind, fn func()) error {
+	if err := p.gone(); err != nil {
+		return err
+	}
+	return p.to.Watch(ctx, kind, fn)
+}
+
 // Notes implements registry.Board.
 func (p *publisher) Notes(ctx context.Context, kind registry.NoteKind, after uint64) ([]registry.Note, uint64, int, error) {
 	if err := p.gone(); err != nil {

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"pbxmesh/failover"
@@ -20,9 +21,10 @@ const (
 	voteReads    = 5           // reads within two renewals
 	voteMaxLasts = time.Minute // what a note may ask for at most
 	voteMinPause = 50 * time.Millisecond
+	voteTellGap  = 20 * time.Millisecond // between two reads, however often we are told
 
-	// When this observer's vote says something new, the others' will soon, too: for so long
-	// they are read more often.
+	// When this observer's vote says something new, the others' will soon, too: while nobody
+	// can tell us, they are read more often for so long.
 	voteNews      = 2 * time.Second
 	voteNewsPause = 100 * time.Millisecond
 )
@@ -37,7 +39,8 @@ type voter struct {
 	gone    func() bool // the daemon was killed: say nothing any more
 	log     *slog.Logger
 	wake    chan struct{} // the vote says something new: post it
-	listen  chan struct{} // the same: read the others'
+	listen  chan struct{} // the same, or another observer's does: read the others'
+	told    atomic.Bool   // we are told when another observer's vote says something new
 
 	mu       sync.Mutex
 	stats    voteStats
@@ -75,12 +78,8 @@ func instance() string { return crand.Text()[:12] }
 
 // changed has the vote posted at once, and the others' read. It does not block.
 func (v *voter) changed() {
-	for _, c := range []chan struct{}{v.wake, v.listen} {
-		select {
-		case c <- struct{}{}:
-		default:
-		}
-	}
+	poke(v.wake)
+	poke(v.listen)
 }
 
 // Stats returns the counters.
@@ -96,16 +95,18 @@ func (v *voter) post(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
+		news := false
 		select {
 		case <-ctx.Done():
 			v.takeBack(context.WithoutCancel(ctx))
 			return ctx.Err()
 		case <-timer.C:
 		case <-v.wake:
+			news = true
 		}
 		pause := v.renew / votePosts
 		pause = pause*9/10 + rand.N(pause/5+1)
-		if err := v.postOnce(ctx); err != nil {
+		if err := v.postOnce(ctx, news); err != nil {
 			pause = min(pause, max(v.renew/4, voteMinPause))
 		}
 		// Several nodes lost at once are one vote or two, not one each.
@@ -117,7 +118,8 @@ func (v *voter) post(ctx context.Context) error {
 	}
 }
 
-func (v *voter) postOnce(ctx context.Context) error {
+// postOnce posts the vote; the others read it at once when it is news.
+func (v *voter) postOnce(ctx context.Context, news bool) error {
 	if v.gone() {
 		return nil
 	}
@@ -126,7 +128,7 @@ func (v *voter) postOnce(ctx context.Context) error {
 	if err == nil {
 		callCtx, cancel := context.WithTimeout(ctx, v.deadline())
 		defer cancel()
-		err = v.board.Post(callCtx, registry.Note{Kind: registry.NoteVotes, Key: v.name, Value: text, TTL: voteLasts * v.renew})
+		err = v.board.Post(callCtx, registry.Note{Kind: registry.NoteVotes, Key: v.name, Value: text, TTL: voteLasts * v.renew, Tell: news})
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -175,10 +177,41 @@ func (v *voter) read(ctx context.Context) error {
 			v.tracker.Votes(now, v.fresh(now), read && v.tookOurs())
 		}
 		pause := max(2*v.renew/voteReads, voteMinPause)
-		if time.Since(news) < voteNews {
+		if time.Since(news) < voteNews && !v.told.Load() {
 			pause = min(pause, voteNewsPause)
 		}
 		timer.Reset(max(pause-time.Since(began), voteMinPause))
+		select {
+		case <-ctx.Done():
+		case <-time.After(voteTellGap - time.Since(began)):
+		}
+	}
+}
+
+// watch has the others' votes read as soon as one says something new, until ctx ends.
+// While the registry does not tell, they are read now and then.
+func (v *voter) watch(ctx context.Context) error {
+	for {
+		err := v.board.Watch(ctx, registry.NoteVotes, func() {
+			v.told.Store(true)
+			poke(v.listen)
+		})
+		v.told.Store(false)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		v.log.Debug("nobody tells of votes that say something new; they are read now and then", "error", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(v.renew):
+		}
+	}
+}
+
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
 	}
 }
 

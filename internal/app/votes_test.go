@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"pbxmesh/failover"
 	"pbxmesh/registry"
 	"pbxmesh/registry/memory"
+	"pbxmesh/registry/registrytest"
 )
 
 // ballot is a board on a clock that the test moves, with the voters at it.
@@ -69,7 +71,7 @@ func (b *ballot) write(key, value string, ttl time.Duration) {
 
 func (p *poll) posts(t *testing.T) {
 	t.Helper()
-	if err := p.postOnce(t.Context()); err != nil {
+	if err := p.postOnce(t.Context(), false); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -265,7 +267,7 @@ func TestVotesWhileTheStoreIsAway(t *testing.T) {
 	la.hears(t, "jacksonville")
 	b.store.SetDown(errors.New("no route"))
 	for range 5 {
-		if err := la.postOnce(t.Context()); !errors.Is(err, pbxmesh.ErrUnavailable) {
+		if err := la.postOnce(t.Context(), false); !errors.Is(err, pbxmesh.ErrUnavailable) {
 			t.Errorf("post: %v", err)
 		}
 		if err := la.readOnce(t.Context()); !errors.Is(err, pbxmesh.ErrUnavailable) {
@@ -299,7 +301,7 @@ func TestEndOfADaemonIsNoFailedPost(t *testing.T) {
 	la := newBallot(t).voter("losangeles", "run1")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := la.postOnce(ctx); err == nil {
+	if err := la.postOnce(ctx, false); err == nil {
 		t.Error("posted after the end")
 	}
 	if s := la.Stats(); s.PostErrors != 0 || la.log.Len() != 0 {
@@ -380,4 +382,37 @@ func TestVoteIsPostedAtOnce(t *testing.T) {
 	if notes, _, _, err := b.store.Notes(t.Context(), registry.NoteVotes, 0); err != nil || len(notes) != 0 {
 		t.Errorf("left on the board: %v, %v", notes, err)
 	}
+}
+
+// TestNewsIsHeardAtOnce has renewals of an hour: only who is told of it hears what another
+// observer says.
+func TestNewsIsHeardAtOnce(t *testing.T) {
+	t.Parallel()
+	b := newBallot(t)
+	la, ja := b.voter("losangeles", "run1"), b.voter("jacksonville", "run1")
+	la.renew, ja.renew = time.Hour, time.Hour
+	la.listen = make(chan struct{}, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	for _, run := range []func(context.Context) error{la.read, la.watch} {
+		wg.Go(func() {
+			if err := run(ctx); !errors.Is(err, context.Canceled) {
+				t.Errorf("ended with %v", err)
+			}
+		})
+	}
+	registrytest.WaitFor(t, "the observer to watch and to have read", func() bool { return la.told.Load() && la.Stats().Read > 0 })
+	if err := ja.postOnce(t.Context(), false); err != nil {
+		t.Fatal(err)
+	}
+	read := la.Stats().Read
+	if err := ja.postOnce(t.Context(), true); err != nil {
+		t.Fatal(err)
+	}
+	registrytest.WaitFor(t, "the news to be heard", func() bool { return len(la.fresh(b.now)) == 1 })
+	if n := la.Stats().Read - read; n > 2 {
+		t.Errorf("read %d times for one piece of news", n)
+	}
+	cancel()
+	wg.Wait()
 }

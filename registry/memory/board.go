@@ -33,6 +33,7 @@ func (s *Store) Post(ctx context.Context, notes ...registry.Note) error {
 		return err
 	}
 	var full error
+	tell := make(map[registry.NoteKind]bool)
 	now := s.now()
 	for _, b := range s.boards {
 		for k, p := range b.notes {
@@ -48,6 +49,7 @@ func (s *Store) Post(ctx context.Context, notes ...registry.Note) error {
 			s.boards[n.Kind] = b
 		}
 		_, known := b.notes[n.Key]
+		tell[n.Kind] = tell[n.Kind] || n.Tell
 		switch {
 		case n.Value == "" && !known:
 			continue
@@ -62,14 +64,45 @@ func (s *Store) Post(ctx context.Context, notes ...registry.Note) error {
 			delete(b.notes, n.Key)
 			continue
 		}
-		n.Revision = b.head
+		n.Revision, n.Tell = b.head, false
 		p := posted{Note: n}
 		if n.TTL > 0 {
 			p.ends = now.Add(wholeMillis(n.TTL))
 		}
 		b.notes[n.Key] = p
 	}
+	for f := range s.watchers {
+		if tell[f.kind] {
+			f.fn()
+		}
+	}
 	return full
+}
+
+// watcher is a call of Watch.
+type watcher struct {
+	kind registry.NoteKind
+	fn   func()
+}
+
+// Watch implements registry.Board.
+func (s *Store) Watch(ctx context.Context, kind registry.NoteKind, fn func()) error {
+	f := &watcher{kind, fn}
+	s.mu.Lock()
+	if err := s.ready(ctx); err != nil {
+		s.mu.Unlock()
+		return err
+	}
+	s.watchers[f] = true
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.watchers, f)
+	}()
+	fn()
+	<-ctx.Done()
+	return context.Cause(ctx)
 }
 
 // Notes implements registry.Board.

@@ -25,12 +25,13 @@ type Store struct {
 	limit int
 	now   func() time.Time
 
-	mu      sync.Mutex
-	changed chan struct{} // closed and replaced at every change
-	nodes   map[pbxmesh.NodeID]*node
-	members map[pbxmesh.NodeID]registry.Announcement
-	boards  map[registry.NoteKind]*board
-	down    error
+	mu       sync.Mutex
+	changed  chan struct{} // closed and replaced at every change
+	nodes    map[pbxmesh.NodeID]*node
+	members  map[pbxmesh.NodeID]registry.Announcement
+	boards   map[registry.NoteKind]*board
+	watchers map[*watcher]bool
+	down     error
 }
 
 var _ registry.Backend = (*Store)(nil)
@@ -61,7 +62,8 @@ func New(o Options) *Store {
 	return &Store{
 		limit: o.LogLimit, now: o.Now, changed: make(chan struct{}),
 		nodes: make(map[pbxmesh.NodeID]*node), members: make(map[pbxmesh.NodeID]registry.Announcement),
-		boards: make(map[registry.NoteKind]*board),
+		boards:   make(map[registry.NoteKind]*board),
+		watchers: make(map[*watcher]bool),
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -67,8 +68,12 @@ func (s *Store) Post(ctx context.Context, notes ...registry.Note) error {
 }
 
 func (s *Store) post(ctx context.Context, kind registry.NoteKind, notes []*registry.Note) error {
-	args := make([]any, 0, 2+3*len(notes))
-	args = append(args, string(kind), registry.MaxNotes)
+	args := make([]any, 0, 3+3*len(notes))
+	channel := ""
+	if slices.ContainsFunc(notes, func(n *registry.Note) bool { return n.Tell }) {
+		channel = s.boardChannel(kind)
+	}
+	args = append(args, string(kind), registry.MaxNotes, channel)
 	for _, n := range notes {
 		// A part of a millisecond counts as one.
 		args = append(args, n.Key, int64((n.TTL+time.Millisecond-1)/time.Millisecond), n.Value)
@@ -117,6 +122,46 @@ func (s *Store) Notes(ctx context.Context, kind registry.NoteKind, after uint64)
 			return notes, page.next, bad, nil
 		}
 		at = page.next
+	}
+}
+
+// boardChannel is where those who watch a kind are told.
+func (s *Store) boardChannel(kind registry.NoteKind) string {
+	return s.o.Prefix + ":told:" + string(kind)
+}
+
+// watchPing is how often an idle subscription is tried.
+const watchPing = 10 * time.Second
+
+// Watch implements registry.Board.
+func (s *Store) Watch(ctx context.Context, kind registry.NoteKind, fn func()) error {
+	if !kind.Valid() {
+		return fmt.Errorf("%w: notes of the kind %+.40q", pbxmesh.ErrInvalidRecord, string(kind))
+	}
+	sub := s.client.Subscribe(ctx, s.boardChannel(kind))
+	defer sub.Close()
+	// A receive does not end with its context, only with its connection.
+	defer context.AfterFunc(ctx, func() { _ = sub.Close() })()
+	for idle := false; ; {
+		msg, err := sub.ReceiveTimeout(ctx, watchPing)
+		var timeout interface{ Timeout() bool }
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case err != nil && !idle && errors.As(err, &timeout) && timeout.Timeout():
+			// Silence may be a dead connection: one answer is owed now.
+			if err := sub.Ping(ctx); err != nil {
+				return wrap("watch "+string(kind), err)
+			}
+			idle = true
+			continue
+		case err != nil:
+			return wrap("watch "+string(kind), err)
+		}
+		idle = false
+		if _, pong := msg.(*redis.Pong); !pong { // it watches now, or was told
+			fn()
+		}
 	}
 }
 

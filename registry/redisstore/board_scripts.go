@@ -23,7 +23,8 @@ end
 
 // postNotes writes notes and removes those that ended. What a stranger put in our place
 // goes: keys of the wrong type, and values and revisions without each other.
-// ARGV kind max-notes, then key, milliseconds (0 for ever) and value of every note.
+// ARGV kind max-notes channel, then key, milliseconds (0 for ever) and value of every note.
+// A channel that is not empty is told; a user that may not publish there still posts.
 // Answers OK and how many had no room.
 var postNotes = redis.NewScript(boardGuard + `
 local notes, revisions, ends, heads = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -58,7 +59,7 @@ end
 
 local head = num(redis.call('HGET', heads, ARGV[1])) or 0
 local before, refused = head, 0
-for i = 3, #ARGV, 3 do
+for i = 4, #ARGV, 3 do
   local key, ttl, value = ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 2]
   local known = redis.call('HEXISTS', notes, key) == 1
   if value == '' then
@@ -79,7 +80,10 @@ for i = 3, #ARGV, 3 do
     if not known then held = held + 1 end
   end
 end
-if head ~= before then redis.call('HSET', heads, ARGV[1], text(head)) end
+if head ~= before then
+  redis.call('HSET', heads, ARGV[1], text(head))
+  if ARGV[3] ~= '' then redis.pcall('PUBLISH', ARGV[3], '') end
+end
 return {'OK', tostring(refused)}`)
 
 // readNotes reads a page of notes in the order of their revisions.

@@ -38,8 +38,11 @@
 // A revision is at least the server's clock in microseconds, so that it grows also over
 // a server that was emptied. Notes that ended are removed by the next one of their kind.
 //
+// What is posted with Tell is published on the channel pbxmesh:told:votes, an empty message.
+//
 // # Access
 //
-// An ACL user needs: ~pbxmesh:* +@hash +@string +@stream +@sortedset +@scripting
-// +@keyspace +@connection +time, and for a cluster +cluster|slots +cluster|shards.
+// An ACL user needs: ~pbxmesh:* &pbxmesh:* +@hash +@string +@stream +@sortedset +@scripting
+// +@keyspace +@connection +@pubsub +time, and for a cluster +cluster|slots +cluster|shards.
+// Without the channel nobody is told, and notes are read a moment later.
 package redisstore

@@ -16,6 +16,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -92,12 +93,29 @@ func TestTLSAndACL(t *testing.T) {
 	r := registrytest.StartRedis(t, "--tls-port", port, "--tls-cert-file", cert, "--tls-key-file", key,
 		"--tls-auth-clients", "no", "--tls-ca-cert-file", cert)
 	admin := client(t, r.Addr())
-	if err := admin.Do(t.Context(), "ACL", "SETUSER", "mesh", "on", ">secret", "resetkeys", "~test*", "~pbxmesh:*", "resetchannels", "-@all",
-		"+@hash", "+@string", "+@stream", "+@sortedset", "+@scripting", "+@keyspace", "+@connection", "+time").Err(); err != nil {
+	if err := admin.Do(t.Context(), "ACL", "SETUSER", "mesh", "on", ">secret", "resetkeys", "~test*", "~pbxmesh:*", "resetchannels", "&test*", "&pbxmesh:*", "-@all",
+		"+@hash", "+@string", "+@stream", "+@sortedset", "+@scripting", "+@keyspace", "+@connection", "+@pubsub", "+time").Err(); err != nil {
 		t.Fatal(err)
 	}
 	o := redisstore.Options{URL: "rediss://127.0.0.1:" + port, Username: "mesh", Password: "secret", TLS: &tls.Config{RootCAs: pool}}
 	t.Run("contract", func(t *testing.T) { contract(t, o) })
+	t.Run("without the channel", func(t *testing.T) {
+		if err := admin.Do(t.Context(), "ACL", "SETUSER", "deaf", "on", ">secret", "~test*", "-@all", "+@hash", "+@sortedset", "+@scripting", "+@keyspace", "+@connection", "+time", "+publish").Err(); err != nil {
+			t.Fatal(err)
+		}
+		o := o
+		o.Username, o.Prefix = "deaf", "test-deaf"
+		s := open(t, o)
+		if err := s.Post(t.Context(), registry.Note{Kind: registry.NoteVotes, Key: "london", Value: "1", Tell: true}); err != nil {
+			t.Errorf("post: %v", err)
+		}
+		if notes, _, _, err := s.Notes(t.Context(), registry.NoteVotes, 0); err != nil || len(notes) != 1 {
+			t.Errorf("on the board: %v, %v", notes, err)
+		}
+		if err := s.Watch(t.Context(), registry.NoteVotes, func() { t.Error("told") }); err == nil || !strings.Contains(err.Error(), "NOPERM") {
+			t.Errorf("watch: %v", err)
+		}
+	})
 	t.Run("refused", func(t *testing.T) {
 		for name, change := range map[string]func(*redisstore.Options){
 			"wrong password":    func(o *redisstore.Options) { o.Password = "wrong" },

@@ -43,6 +43,7 @@ func TestBackend(t *testing.T, open Open) {
 		"who asks for newer notes gets those only":   testNotesAfter,
 		"a note ends by itself":                      testNoteEnds,
 		"notes at their limits survive":              testNoteLimits,
+		"who watches notes is told":                  testWatch,
 		"a thousand large notes are read whole":      testNoteBulk,
 		"the board has room for so many notes":       testBoardFull,
 	} {

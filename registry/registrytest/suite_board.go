@@ -1,6 +1,7 @@
 package registrytest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -195,5 +196,60 @@ func testBoardFull(t *testing.T, b *backend) {
 	})
 	if got, _ := b.notes(registry.NoteVotes, 0); len(got) != registry.MaxNotes || got["new"] == "" || got["newer"] == "" {
 		t.Fatalf("%d notes, want %d with both newcomers", len(got), registry.MaxNotes)
+	}
+}
+
+// testWatch: who watches a kind hears of what is posted with Tell, of that kind alone, and reads
+// what is on the board by then.
+func testWatch(t *testing.T, b *backend) {
+	ctx, cancel := context.WithCancel(t.Context())
+	type watcher struct {
+		told  chan struct{}
+		ended chan error
+	}
+	watch := func(kind registry.NoteKind) watcher {
+		w := watcher{make(chan struct{}, 64), make(chan error, 1)}
+		go func() { w.ended <- b.Watch(ctx, kind, func() { w.told <- struct{}{} }) }()
+		select {
+		case <-w.told: // it watches now
+		case err := <-w.ended:
+			t.Fatalf("watch %s: %v", kind, err)
+		case <-time.After(20 * time.Second):
+			t.Fatalf("watch %s: nothing is told", kind)
+		}
+		return w
+	}
+	one, two, other := watch(registry.NoteVotes), watch(registry.NoteVotes), watch(registry.NoteWanted)
+	tell := note(registry.NoteVotes, "london", "1")
+	tell.Tell = true
+	b.post(note(registry.NoteVotes, "buffalo", "1")) // nobody is told of this one
+	b.post(tell)
+	for _, w := range []watcher{one, two} {
+		select {
+		case <-w.told:
+		case <-time.After(20 * time.Second):
+			t.Fatal("a note was posted, and who watches is not told")
+		}
+	}
+	got, next := b.notes(registry.NoteVotes, 0)
+	if !maps.Equal(got, map[string]string{"buffalo": "1", "london": "1"}) {
+		t.Errorf("told, and on the board is %v", got)
+	}
+	// One that is taken back is news, too.
+	tell.Value = ""
+	b.post(tell)
+	<-one.told
+	if _, after := b.notes(registry.NoteVotes, next); after <= next {
+		t.Errorf("told of a note that was taken back, and the board says %d after %d", after, next)
+	}
+	<-two.told
+	if len(one.told)+len(two.told)+len(other.told) != 0 {
+		t.Errorf("told too often: %d and %d times, of another kind %d", len(one.told), len(two.told), len(other.told))
+	}
+	cancel()
+	for _, w := range []watcher{one, two, other} {
+		if err := <-w.ended; !errors.Is(err, context.Canceled) {
+			t.Errorf("ended with %v", err)
+		}
 	}
 }
