@@ -320,8 +320,7 @@ func (q *query) answerSRV(t *transport) {
 // answerNAPTR lists the transports that at least one of the nodes offers, each
 // with an order of its own (RFC 3263 section 4.1).
 func (q *query) answerNAPTR() {
-	for i := range transports {
-		t := &transports[i]
+	for i, t := range q.z.naptr {
 		target := t.label + q.name
 		if _, fits := dns.IsDomainName(target); !fits || len(q.offering(t)) == 0 {
 			continue // below a tenant's name of 250 bytes there is no room

@@ -1,7 +1,9 @@
 package dnsserver
 
 import (
+	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/miekg/dns"
@@ -12,20 +14,39 @@ import (
 // transport is one way to reach a node's switch, with its SRV and NAPTR names:
 // RFC 3263 section 4.1, and RFC 7118 section 10 for WebSocket.
 type transport struct {
+	name    string // in ZoneOptions.Transports
 	label   string // SRV label below the service name
 	service string // NAPTR service field
 	port    func(pbxmesh.SIPPorts) uint16
 }
 
-// transports are in the order in which NAPTR prefers them: UDP first because every
+// transports are in the order in which NAPTR prefers them unless ZoneOptions.Transports says otherwise: UDP first because every
 // phone has it, TLS after TCP because a phone that was not given the certificate
 // authority fails there without a second try.
 var transports = []transport{
-	{"_sip._udp.", "SIP+D2U", func(p pbxmesh.SIPPorts) uint16 { return p.UDP }},
-	{"_sip._tcp.", "SIP+D2T", func(p pbxmesh.SIPPorts) uint16 { return p.TCP }},
-	{"_sips._tcp.", "SIPS+D2T", func(p pbxmesh.SIPPorts) uint16 { return p.TLS }},
-	{"_sips._ws.", "SIPS+D2W", func(p pbxmesh.SIPPorts) uint16 { return p.WSS }},
-	{"_sip._ws.", "SIP+D2W", func(p pbxmesh.SIPPorts) uint16 { return p.WS }},
+	{"udp", "_sip._udp.", "SIP+D2U", func(p pbxmesh.SIPPorts) uint16 { return p.UDP }},
+	{"tcp", "_sip._tcp.", "SIP+D2T", func(p pbxmesh.SIPPorts) uint16 { return p.TCP }},
+	{"tls", "_sips._tcp.", "SIPS+D2T", func(p pbxmesh.SIPPorts) uint16 { return p.TLS }},
+	{"wss", "_sips._ws.", "SIPS+D2W", func(p pbxmesh.SIPPorts) uint16 { return p.WSS }},
+	{"ws", "_sip._ws.", "SIP+D2W", func(p pbxmesh.SIPPorts) uint16 { return p.WS }},
+}
+
+// preferred returns the transports with the named ones first.
+func preferred(names []string) ([]*transport, error) {
+	var out []*transport
+	for _, name := range names {
+		i := slices.IndexFunc(transports, func(t transport) bool { return t.name == name })
+		if i < 0 || slices.Contains(out, &transports[i]) {
+			return nil, fmt.Errorf("dnsserver: transport %.40q is unknown or named twice", name)
+		}
+		out = append(out, &transports[i])
+	}
+	for i := range transports {
+		if !slices.Contains(out, &transports[i]) {
+			out = append(out, &transports[i])
+		}
+	}
+	return out, nil
 }
 
 // found is what stands at a queried name.

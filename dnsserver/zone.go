@@ -67,6 +67,10 @@ type ZoneOptions struct {
 	// (1 s to 1 h). 0 means the default.
 	TTL, HostTTL, NSTTL, NegativeTTL time.Duration
 
+	// Transports is the order in which NAPTR prefers transports: "udp", "tcp", "tls", "wss",
+	// "ws". Those left out follow in this order.
+	Transports []string
+
 	// KeepHosts is how long the host name of a node that is no member any more goes on
 	// answering, up to 7 days; 0 means DefaultKeepHosts.
 	KeepHosts time.Duration
@@ -103,6 +107,7 @@ type Zone struct {
 	names  map[string]entry // every configured name and everything above it
 
 	chooser *selection.Chooser
+	naptr   []*transport // in the order of preference
 
 	static   atomic.Pointer[static]
 	keys     atomic.Pointer[keyring] // nil when no zone is signed
@@ -175,6 +180,10 @@ func NewZone(o ZoneOptions) (*Zone, error) {
 	z.static.Store(&static{})
 	if z.chooser = o.Chooser; z.chooser == nil {
 		z.chooser = selection.NewChooser(o.Preferences)
+	}
+	var err error
+	if z.naptr, err = preferred(o.Transports); err != nil {
+		return nil, err
 	}
 	if err := z.compile(); err != nil {
 		return nil, err

@@ -370,6 +370,46 @@ func TestFamilyThatNobodyHas(t *testing.T) {
 	}
 }
 
+// TestTransports puts transports first in NAPTR that an operator prefers; the others follow.
+func TestTransports(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		prefer []string
+		want   string
+	}{
+		{nil, "SIP+D2U SIP+D2T SIPS+D2T SIPS+D2W SIP+D2W"},
+		{[]string{"tls", "tcp"}, "SIPS+D2T SIP+D2T SIP+D2U SIPS+D2W SIP+D2W"},
+		{[]string{"ws", "wss", "tls", "tcp", "udp"}, "SIP+D2W SIPS+D2W SIPS+D2T SIP+D2T SIP+D2U"},
+	} {
+		s := &source{}
+		s.mesh.Store(fixtures.ThreeTowns(nil))
+		o := testZoneOptions(t, s)
+		o.Transports = tt.prefer
+		z, err := NewZone(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for i, rr := range ask(t, z, defaultClient, "pbx.example.com.", dns.TypeNAPTR).Answer {
+			n := rr.(*dns.NAPTR)
+			if int(n.Order) != 10*(i+1) || !strings.HasSuffix(n.Replacement, ".pbx.example.com.") {
+				t.Errorf("%v", n)
+			}
+			got = append(got, n.Service)
+		}
+		if strings.Join(got, " ") != tt.want {
+			t.Errorf("%v: %q, want %s", tt.prefer, got, tt.want)
+		}
+	}
+	for _, bad := range [][]string{{"sctp"}, {"tcp", "tcp"}, {""}} {
+		o := testZoneOptions(t, &source{})
+		o.Transports = bad
+		if _, err := NewZone(o); err == nil {
+			t.Errorf("%q was taken", bad)
+		}
+	}
+}
+
 func TestOneDecisionPerClient(t *testing.T) {
 	t.Parallel()
 	z, _ := newTestZone(t, fixtures.ThreeTowns(nil))

@@ -45,7 +45,7 @@ func (a *App) buildDNS() error {
 // zone's own name is a service in any case.
 func zoneOptions(z *config.DNS, name string) dnsserver.ZoneOptions {
 	o := dnsserver.ZoneOptions{
-		Origin: z.Zone, TenantZones: z.TenantZones, Hostmaster: z.Hostmaster, NSID: name,
+		Origin: z.Zone, TenantZones: z.TenantZones, Transports: z.Transports, Hostmaster: z.Hostmaster, NSID: name,
 		ZoneFile: string(z.ZoneFile), KeepHosts: z.KeepHosts, KeyDir: string(z.DNSSEC.KeyDir), GenerateKeys: z.DNSSEC.Generate,
 		TTL: z.TTL.Answer, HostTTL: z.TTL.Node, NSTTL: z.TTL.NS, NegativeTTL: z.TTL.Negative,
 	}

@@ -255,6 +255,9 @@ type DNS struct {
 	Tenants     []string `yaml:"tenants"`
 	TenantZones []string `yaml:"tenant_zones"`
 
+	// Transports is the order in which NAPTR offers them; those left out follow.
+	Transports []string `yaml:"transports"`
+
 	// ZoneFile holds further records of the zones; empty is none.
 	ZoneFile File `yaml:"zone_file"`
 

@@ -2,6 +2,7 @@ package config
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -63,6 +64,7 @@ func Defaults() *Config {
 			},
 		},
 		DNS: DNS{
+			Transports:    slices.Clone(transports),
 			KeepHosts:     time.Hour,
 			RateLimit:     RateLimit{Answers: 1000, NXDomain: 200, Errors: 100, Slip: 2},
 			Amplification: 10,

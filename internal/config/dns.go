@@ -58,11 +58,27 @@ func (d *decoder) validateDNS(z *DNS) {
 		d.check("dns.nameservers", "is missing: name the name servers of the zone, as its parent zone does")
 	}
 	d.validateNameservers(z, d.validateNames(z))
+	d.validateTransports(z)
 	d.validateHostmaster(z)
 	d.validateTTL(&z.TTL)
 	d.validateZone(z)
 	d.validatePreferences(z)
 	d.validateGuards(z)
+}
+
+// transports are what dns.transports may name.
+var transports = []string{"udp", "tcp", "tls", "wss", "ws"}
+
+func (d *decoder) validateTransports(z *DNS) {
+	for i, name := range z.Transports {
+		path := fmt.Sprintf("dns.transports[%d]", i)
+		switch {
+		case !slices.Contains(transports, name):
+			d.check(path, "%s is no transport: write some of %s", show(name), strings.Join(transports, ", "))
+		case slices.Index(z.Transports, name) < i:
+			d.check(path, "%s stands there already: remove one", show(name))
+		}
+	}
 }
 
 // validateNames sees to it that each name is served once, from one zone.

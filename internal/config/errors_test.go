@@ -121,6 +121,8 @@ func TestMistakes(t *testing.T) {
 		{"tenant zone inside", "dns: {zone: a.test, tenant_zones: [b.a.test]}\n", "1:36", []string{"write it into dns.tenants"}},
 		{"tenant zone twice", "dns: {zone: a.test, tenant_zones: [b.test, b.test]}\n", "1:44", []string{"already"}},
 		{"tenant zone without zone", "dns: {tenant_zones: [b.test]}\n", "1:", []string{"dns.zone: is missing"}},
+		{"no transport", "dns: {transports: [tcp, sctp]}\n", "1:25", []string{"no transport: write some of udp, tcp"}},
+		{"transport twice", "dns: {transports: [tcp, udp, tcp]}\n", "1:30", []string{"stands there already"}},
 		{"tenant in no zone", "dns: {zone: a.test, tenant_zones: [b.test], tenants: [x.b.test, c.test]}\n", "1:65", []string{"not inside the zone"}},
 		{"name server is a service", "dns: {zone: a.test, services: [b.a.test], nameservers: [{name: b.a.test, addresses: [192.0.2.1]}]}\n", "1:", []string{"a name of its own"}},
 		{"glue missing", "dns: {zone: a.test, nameservers: [{name: ns.a.test}]}\n", "1:", []string{"inside the zone, so nobody else knows"}},

@@ -40,9 +40,10 @@ var towns = []string{"buffalo", "london", "singapore"}
 type mesh struct {
 	t     *testing.T
 	real  bool
-	net   byte   // of the addresses 127.net.0.0
-	hook  bool   // the dialplan asks the daemon; otherwise it dials as stock ones do
-	plan  string // of a real switch, instead of the usual context "default"
+	net   byte     // of the addresses 127.net.0.0
+	hook  bool     // the dialplan asks the daemon; otherwise it dials as stock ones do
+	plan  string   // of a real switch, instead of the usual context "default"
+	naptr []string // dns.transports
 	store *memory.Store
 	lamps native.Exchange
 	nodes map[string]*node
@@ -70,6 +71,7 @@ type options struct {
 	nodes int
 	hook  bool
 	plan  string
+	naptr []string
 }
 
 // newMesh boots the nodes and returns when every daemon sees every node up. It skips
@@ -88,7 +90,7 @@ func newMesh(t *testing.T, o options) *mesh {
 		t.Skip("SKIPPED, NOT TESTED: only root can give Linphone a name server")
 	}
 	m := &mesh{
-		t: t, real: realBinary() != "", net: o.net, hook: o.hook, plan: o.plan, store: memory.New(memory.Options{}), lamps: native.NewMemory(),
+		t: t, real: realBinary() != "", net: o.net, hook: o.hook, plan: o.plan, naptr: o.naptr, store: memory.New(memory.Options{}), lamps: native.NewMemory(),
 		nodes: map[string]*node{},
 	}
 	t.Cleanup(func() { _ = m.store.Close() })
@@ -188,6 +190,9 @@ func (m *mesh) startDaemon(i int, n *node) {
 		ID: pbxmesh.NodeID(n.name), Addresses: []netip.Addr{n.sw.SIP().Addr()}, MeshAddress: n.sw.Mesh(),
 		SIP: config.SIP{UDP: n.sw.SIP().Port()},
 	}
+	if m.naptr != nil {
+		cfg.Node.SIP.TCP = n.sw.SIP().Port()
+	}
 	addr, secret := n.sw.EventSocket()
 	file := filepath.Join(m.t.TempDir(), "event-socket-password")
 	if err := os.WriteFile(file, []byte(secret+"\n"), 0o600); err != nil {
@@ -206,7 +211,7 @@ func (m *mesh) startDaemon(i int, n *node) {
 	cfg.Failover.Probe.Interval, cfg.Failover.Probe.Timeout = 5*time.Second, 4500*time.Millisecond
 	cfg.API.Listen = netip.AddrPort{}
 	cfg.DNS.Listen = []netip.AddrPort{netip.AddrPortFrom(m.host(i), 0)}
-	cfg.DNS.Zone = zone
+	cfg.DNS.Zone, cfg.DNS.Transports = zone, m.naptr
 	cfg.DNS.Nameservers = []config.Nameserver{{Name: "ns." + zone, Addresses: []netip.Addr{m.host(i)}}}
 	// From its own node on, around.
 	for j := range towns {

@@ -1,6 +1,8 @@
 package phones_test
 
 import (
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -31,5 +33,35 @@ func TestPhonesFailover(t *testing.T) {
 	must(t, other.HangupAll(bounded(t)))
 	if n := len(p.Trace().Calls()); n != 1 {
 		t.Errorf("%d calls rang the phone, want 1", n)
+	}
+}
+
+// TestScenarioPreferredTransport has phones that were told nothing but the zone's name take
+// the transport that NAPTR prefers. Linphone asks for no NAPTR record, and takes UDP.
+func TestScenarioPreferredTransport(t *testing.T) {
+	if realBinary() == "" {
+		t.Skip("simulated switches have no TCP")
+	}
+	t.Parallel()
+	for _, tt := range []struct {
+		net    byte
+		prefer []string
+		want   map[softphone.Kind]string
+	}{
+		{146, []string{}, map[softphone.Kind]string{softphone.Baresip: "UDP", softphone.Linphone: "UDP"}},
+		{147, []string{"tcp"}, map[softphone.Kind]string{softphone.Baresip: "TCP", softphone.Linphone: "UDP"}},
+	} {
+		m := newMesh(t, options{net: tt.net, nodes: 1, naptr: tt.prefer})
+		for kind, want := range tt.want {
+			p := m.phone(t, "buffalo", softphone.Config{Kind: kind})
+			m.eventually(p.String()+" is registered", func() bool { return slices.Equal(m.where(m.nodes["buffalo"], p.User()), []string{"buffalo"}) })
+			// baresip connects from an address that is not its own: its REGISTER may look received.
+			sent := slices.Concat(p.Trace().Requests("REGISTER", true), p.Trace().Requests("REGISTER", false))
+			via, _, _ := strings.Cut(sent[len(sent)-1].Header("Via"), " ")
+			t.Logf("prefer %v: %s registers by %s", tt.prefer, kind, via)
+			if via != "SIP/2.0/"+want {
+				t.Errorf("prefer %v: %s registers by %s, want %s", tt.prefer, kind, via, want)
+			}
+		}
 	}
 }
