@@ -250,7 +250,7 @@ func TestScenarioFSConf(t *testing.T) {
 		{"an application", "${system(true)}", peer, []int{404, 480, 400}},
 		{"a stranger", "1001", stranger, []int{403}},
 	} {
-		caller := newPhone(t, "2002", tc.from.String(), s.Mesh)
+		caller := newPhone(t, "1002", tc.from.String(), s.Mesh) // a user of the directory, with its password
 		call, err := caller.Call(ctx, tc.user)
 		if err != nil {
 			t.Fatal(err)
@@ -265,6 +265,11 @@ func TestScenarioFSConf(t *testing.T) {
 		}
 		if !ok {
 			t.Errorf("%s: the call got %d, want one of %v", tc.name, info.Status, tc.want)
+		}
+		for _, rec := range caller.Endpoint().History() {
+			if rec.Msg != nil && (rec.Msg.Status == 401 || rec.Msg.Status == 407) {
+				t.Errorf("%s: a password is asked for: %s", tc.name, rec)
+			}
 		}
 		t.Logf("%s: %d after %v", tc.name, info.Status, info.EndedAt.Sub(info.StartedAt))
 	}

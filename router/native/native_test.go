@@ -131,6 +131,21 @@ func eventually(t testing.TB, within time.Duration, what func() string) time.Dur
 	}
 }
 
+// stays holds what for so long.
+func stays(t testing.TB, long time.Duration, what func() string) {
+	t.Helper()
+	began := time.Now()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for time.Since(began) < long {
+		if problem := what(); problem != "" {
+			t.Errorf("after %s: %s", time.Since(began), problem)
+			return
+		}
+		<-tick.C
+	}
+}
+
 func wantString(got, want string) string {
 	if got == want {
 		return ""

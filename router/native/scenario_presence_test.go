@@ -144,18 +144,20 @@ func TestScenarioStatuses(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// same waits until both phones have been shown want, and nothing else after it.
+	// same waits until both phones have been shown want, and nothing else for a while.
 	same := func(what, watched, want string) {
 		t.Helper()
-		for i, s := range subs[watched] {
-			took := eventually(t, 5*time.Second, func() string {
-				if got := last(s); got != want {
-					return fmt.Sprintf("%s, %s: %s shows %q, want %q", what, watched, []string{"near", "far"}[i], got, want)
-				}
-				return ""
-			})
+		shows := func(i int) string {
+			if got := last(subs[watched][i]); got != want {
+				return fmt.Sprintf("%s, %s: %s shows %q, want %q", what, watched, []string{"near", "far"}[i], got, want)
+			}
+			return ""
+		}
+		for i := range subs[watched] {
+			took := eventually(t, 5*time.Second, func() string { return shows(i) })
 			t.Logf("%s: %s %s after %s", what, []string{"near", "far"}[i], want, took.Round(time.Millisecond))
 		}
+		stays(t, 400*time.Millisecond, func() string { return shows(0) + shows(1) })
 	}
 	for _, c := range []struct{ proto, from, watched string }{
 		{"sip", "1002@" + tenant, "1002"}, {"dnd", "1002@" + tenant, "dnd+1002"}, {"flow", "flow+*31@" + tenant, "flow+*31"},
