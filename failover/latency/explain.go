@@ -17,6 +17,10 @@ type Explanation struct {
 	// says that measurements prove it wrong.
 	Where     Where
 	Elsewhere bool
+
+	// Behind is set for a resolver's network; its Order, when there is one, is that of
+	// Judgement.
+	Behind Behind
 }
 
 // Explain explains. It is slow.
@@ -46,6 +50,9 @@ func (v *View) Explain(client netip.Addr) Explanation {
 	e.Judgement = judge(e.Figures, maxCost)
 	if node, ok := e.tried(networkNumber(network), v.Slot); ok && own {
 		e.Tried = node
+	}
+	if e.Behind = v.behind(network); e.Behind.Order != nil {
+		e.Network, e.Judgement = network, Judgement{Order: e.Behind.Order, Incumbent: -1}
 	}
 	e.Where = n.where
 	e.Elsewhere = n.where.Location.Known() && v.placeOf(n) != n.where.Location

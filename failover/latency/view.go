@@ -30,6 +30,9 @@ type Input struct {
 	// Previous may be the View before this one, whose work is used where it holds.
 	Previous *View
 
+	// Learnt is what name servers found out of resolvers.
+	Learnt []Learnt
+
 	// MaxNetworks bounds the networks with a rank of their own; those with the most
 	// registrations stay. 0 means MaxViewNetworks.
 	MaxNetworks int
@@ -52,6 +55,7 @@ type View struct {
 	networks map[netip.Prefix]*network
 	groups   map[groupKey]*group
 	ranked   []Ranked
+	learnt   map[netip.Prefix]map[netip.Prefix]Voice // of resolvers, by network
 	grid     *grid
 }
 
@@ -125,6 +129,7 @@ func NewView(in Input) *View {
 	}
 	v.trim(limit)
 	v.group()
+	v.learnt = gather(in.Learnt)
 	if p := in.Previous; p != nil && p.places == v.places && slices.EqualFunc(p.Nodes, v.Nodes, func(a, b pbxmesh.Node) bool {
 		return a.ID == b.ID && a.Location == b.Location
 	}) {
@@ -230,7 +235,7 @@ func (v *View) trim(limit int) {
 	if len(v.networks) <= limit {
 		return
 	}
-	prefixes := v.sorted()
+	prefixes := sortedKeys(v.networks)
 	slices.SortStableFunc(prefixes, func(a, b netip.Prefix) int {
 		x, y := v.networks[a].visits(), v.networks[b].visits()
 		switch {
@@ -254,18 +259,9 @@ func (n *network) visits() float64 {
 	return sum
 }
 
-func (v *View) sorted() []netip.Prefix {
-	out := make([]netip.Prefix, 0, len(v.networks))
-	for p := range v.networks {
-		out = append(out, p)
-	}
-	slices.SortFunc(out, compareNetworks)
-	return out
-}
-
 // group joins the networks of a parent, and of an AS in one part of the world.
 func (v *View) group() {
-	for _, p := range v.sorted() {
+	for _, p := range sortedKeys(v.networks) {
 		n := v.networks[p]
 		if v.places != nil {
 			n.where = v.places.Where(p.Addr())
@@ -334,7 +330,7 @@ func (v *View) rank() {
 	}
 	figures := make([]Figure, len(v.Nodes))
 	parents := make(map[netip.Prefix]bool)
-	for _, p := range v.sorted() {
+	for _, p := range sortedKeys(v.networks) {
 		v.figures(p, v.networks[p], figures)
 		j := judge(figures, v.maxCost)
 		first := j.Order[0]
@@ -349,9 +345,14 @@ func (v *View) rank() {
 		j := judge(figures, 0)
 		v.ranked = append(v.ranked, Ranked{p, list(j.Order, j.Order[0])})
 	}
+	for _, p := range sortedKeys(v.learnt) {
+		if b := v.behind(p); b.Order != nil {
+			v.ranked = append(v.ranked, Ranked{p, list(b.Order, b.Order[0])})
+		}
+	}
 }
 
-func sortedKeys(m map[netip.Prefix]bool) []netip.Prefix {
+func sortedKeys[T any](m map[netip.Prefix]T) []netip.Prefix {
 	out := make([]netip.Prefix, 0, len(m))
 	for p := range m {
 		out = append(out, p)

@@ -26,27 +26,42 @@ const (
 
 // resolver is one that sends no client subnet.
 type resolver struct {
+	kind  resolverKind
 	addr  netip.Addr
 	where pbxmesh.Location
 }
 
-// spoil hides the subnets of a share of the networks behind resolvers, one half in the
-// network of their provider, one half in the nearest hub of the world, and lets a share
-// of the phones lie, one half each way.
+// resolverKind says whose phones a resolver serves, and where it stands.
+type resolverKind uint8
+
+const (
+	sends    resolverKind = iota // the client subnet
+	provided                     // those of a provider, in its network
+	regional                     // those of many cities, in the hub that is nearest to them
+	far                          // the same, in another hub
+	resolverKinds
+)
+
+// spoil hides the subnets of a share of the networks behind resolvers, a third of each kind,
+// and lets a share of the phones lie, one half each way.
 func (w *world) spoil(seed uint64, hidden, liars float64) {
 	r, deceit := rand.New(rand.NewPCG(seed, 5)), rand.New(rand.NewPCG(seed, 6))
 	for _, c := range w.clients {
 		if r.Float64() < hidden {
-			a := c.prefix.Addr().As4()
-			c.resolver = resolver{netip.AddrFrom4([4]byte{a[0], a[1], 250, 53}), c.group.city.location()}
-			if r.Float64() < 0.5 {
-				near := 0
-				for i := range hubs {
-					if distance(hubs[i], c.group.city.location()) < distance(hubs[near], c.group.city.location()) {
-						near = i
-					}
+			near := 0
+			for i := range hubs {
+				if distance(hubs[i], c.group.city.location()) < distance(hubs[near], c.group.city.location()) {
+					near = i
 				}
-				c.resolver = resolver{netip.AddrFrom4([4]byte{203, 0, byte(near), 53}), hubs[near]}
+			}
+			switch 1 + resolverKind(r.Float64()*3) {
+			case provided:
+				a := c.prefix.Addr().As4()
+				c.resolver = resolver{provided, netip.AddrFrom4([4]byte{a[0], a[1], 250, 53}), c.group.city.location()}
+			case regional:
+				c.resolver = resolver{regional, netip.AddrFrom4([4]byte{203, 0, byte(near), 53}), hubs[near]}
+			default:
+				c.resolver = resolver{far, netip.AddrFrom4([4]byte{203, 1, byte(near), 53}), hubs[(near+3)%len(hubs)]}
 			}
 		}
 		for i := range c.phones {
@@ -68,7 +83,7 @@ func (c *client) liars() bool {
 // asks is the address that the name server sees for a network, and the network that an
 // answer is cached for.
 func (c *client) asks() (addr netip.Addr, cache netip.Prefix) {
-	if !c.resolver.addr.IsValid() {
+	if c.resolver.kind == sends {
 		return c.phones[0].addr, c.prefix
 	}
 	network, _ := c.resolver.addr.Prefix(24)
@@ -77,7 +92,7 @@ func (c *client) asks() (addr netip.Addr, cache netip.Prefix) {
 
 // seen is the place that a database has for what the name server sees.
 func (c *client) seen() pbxmesh.Location {
-	if c.resolver.addr.IsValid() {
+	if c.resolver.kind != sends {
 		return c.resolver.where
 	}
 	return c.where

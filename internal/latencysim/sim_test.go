@@ -25,6 +25,7 @@ type settings struct {
 	phones   int           // of a network; 0 is 10 to 49
 	hidden   float64       // share of the networks whose resolver sends no client subnet
 	liars    float64       // share of the phones
+	follow   bool          // the name server learns from registrations that follow queries
 
 	// keepAlive is the time between two looks at the switches' keep-alive times; 0 when
 	// the switches time none.
@@ -52,9 +53,10 @@ type sim struct {
 	mesh       *pbxmesh.Mesh
 	index      map[pbxmesh.NodeID]int
 
-	events   events
-	resolver map[netip.Prefix]cached
-	at       map[netip.Addr]int // where each phone is registered
+	events    events
+	resolver  map[netip.Prefix]cached
+	following                    // what the name server learns of resolvers
+	at        map[netip.Addr]int // where each phone is registered
 
 	changed map[*provider]int // whose routes changed last: 1 for the worse, 2 for the better
 
@@ -72,6 +74,10 @@ type event struct {
 	at     time.Time
 	client *client
 	phone  int
+
+	// arrives says that the name was looked up before, and where the phone registers now.
+	arrives bool
+	node    int
 }
 
 type events []event
@@ -105,9 +111,10 @@ func newSim(t testing.TB, seed uint64, set settings) *sim {
 	}
 	for _, c := range s.clients {
 		for i := range c.phones {
-			heap.Push(&s.events, event{start.Add(time.Duration(s.rand.Float64() * float64(set.interval))), c, i})
+			heap.Push(&s.events, event{at: start.Add(time.Duration(s.rand.Float64() * float64(set.interval))), client: c, phone: i})
 		}
 	}
+	s.begin(seed)
 	s.rebuildView(t)
 	return s
 }
@@ -127,6 +134,7 @@ func (s *sim) run(t testing.TB, until time.Duration) {
 		if s.now.Sub(s.start)%s.publish == 0 {
 			s.exchange(t)
 		}
+		s.learn(t)
 		s.rebuildView(t)
 	}
 }
@@ -136,11 +144,16 @@ func (s *sim) register(t testing.TB) {
 	t.Helper()
 	e := heap.Pop(&s.events).(event)
 	p := &e.client.phones[e.phone]
+	if e.arrives {
+		s.arrive(e.node, p, e.at)
+		return
+	}
 	asks, cache := e.client.asks()
 	answer, ok := s.resolver[cache]
 	if !ok || !e.at.Before(answer.until) {
 		answer = cached{s.answer(asks), s.view.Explain(asks).Tried >= 0, e.at.Add(s.ttl)}
 		s.resolver[cache] = answer
+		s.asked(e.client, answer.node, e.at)
 	}
 	interval := float64(s.interval)
 	if p.lie != honest {
@@ -155,6 +168,7 @@ func (s *sim) register(t testing.TB) {
 		answer.node = p.haunt
 	}
 	s.at[p.addr] = answer.node
+	s.onItsWay(e, answer.node)
 	rtt := time.Duration(s.measured(e.client, p, answer.node) * float64(time.Millisecond))
 	s.estimates[answer.node].Add(latency.Sample{Client: p.addr, RTT: rtt, At: e.at, Visit: true})
 	// Phones register again some time before the end of the interval.
@@ -195,7 +209,7 @@ func (s *sim) exchange(t testing.TB) {
 
 func (s *sim) rebuildView(t testing.TB) {
 	t.Helper()
-	v := latency.NewView(latency.Input{Book: s.book, Nodes: s.nodes, Places: &s.where, At: s.now, MaxCost: s.maxCost, Previous: s.view})
+	v := latency.NewView(latency.Input{Book: s.book, Nodes: s.nodes, Places: &s.where, At: s.now, MaxCost: s.maxCost, Learnt: s.learnt, Previous: s.view})
 	networks := make([]selection.Network, 0, len(v.Networks()))
 	for _, r := range v.Networks() {
 		networks = append(networks, selection.Network{Prefix: r.Network, Nodes: r.Nodes})
@@ -236,7 +250,7 @@ func (s *sim) moment() moment {
 		asks, _ := c.asks()
 		got := s.answer(asks)
 		kind := 0
-		if c.resolver.addr.IsValid() {
+		if c.resolver.kind != sends {
 			kind = 1
 		}
 		asked[kind]++

@@ -237,7 +237,7 @@ func (w *world) places() places {
 	out := make(places)
 	for _, c := range w.clients {
 		out[c.prefix] = c.where
-		if c.resolver.addr.IsValid() {
+		if c.resolver.kind != sends {
 			network, _ := c.resolver.addr.Prefix(24)
 			out[network] = c.resolver.where
 		}
