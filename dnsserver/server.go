@@ -60,6 +60,10 @@ type Options struct {
 	// least 2 otherwise.
 	Amplification int
 
+	// Asked gets some of the queries over UDP that came without client subnet, from several
+	// goroutines; it must not block and must not keep the list. nil: nobody wants to know.
+	Asked func([]Asked)
+
 	Logger *slog.Logger // nil discards
 }
 

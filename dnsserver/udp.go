@@ -22,6 +22,9 @@ const udpBuffer = 4 << 20
 // serveUDP reads, answers and writes one batch after the other until Shutdown.
 func (s *Server) serveUDP(c *net.UDPConn) error {
 	w := newWorker(&s.responder, s.log)
+	if s.opts.Asked != nil {
+		w.asked = newAskedLog(s.opts.Asked)
+	}
 	var replies [udpPackets][MaxUDPSize]byte // each waits to be written with its batch
 	err := udpbatch.Serve(c, udpbatch.Options{Packets: udpPackets, Length: maxUDPQuery}, s.stopping, func(b *udpbatch.Batch, n int) {
 		now := time.Now()

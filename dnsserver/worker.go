@@ -31,6 +31,7 @@ type worker struct {
 	looked     bool
 
 	counts localCounts
+	asked  *askedLog // nil when nobody wants to know
 }
 
 // localCounts are added to the zone's once per batch: readers on several processors
@@ -103,6 +104,9 @@ func (w *worker) look() {
 // flush ends a batch: it adds the counts to the zone's.
 func (w *worker) flush() {
 	w.looked = false
+	if w.asked != nil {
+		w.asked.flush()
+	}
 	s, c := &w.r.zone.stats, &w.counts
 	s.udp.Add(c.packets)
 	if c.misses > 0 {
@@ -136,7 +140,7 @@ func (w *worker) fast(buf, packet []byte, client netip.Addr, now time.Time) (res
 	if !q.parse(packet) {
 		return res, false
 	}
-	p, scope := w.find(client, now.Unix())
+	p, scope := w.find(client, now)
 	if p == nil {
 		w.counts.misses++
 		return res, false
@@ -196,7 +200,7 @@ func appendOption(out []byte, code uint16, length int) []byte {
 
 // find returns the packed answer to w.query and the ECS scope; nil when there is none
 // that may be used.
-func (w *worker) find(client netip.Addr, now int64) (p *packed, scope int) {
+func (w *worker) find(client netip.Addr, now time.Time) (p *packed, scope int) {
 	q := &w.query
 	hash := w.cache.hash(q.key)
 	n := w.cache.find(hash, q.key)
@@ -206,7 +210,7 @@ func (w *worker) find(client netip.Addr, now int64) (p *packed, scope int) {
 		}
 	}
 	w.look()
-	if w.cache.fresh(n, w.generation, now) && n.anew {
+	if w.cache.fresh(n, w.generation, now.Unix()) && n.anew {
 		return nil, 0
 	}
 	if n.plain != nil {
@@ -222,6 +226,9 @@ func (w *worker) find(client netip.Addr, now int64) (p *packed, scope int) {
 		}
 	} else if p = w.fill(n, client, d); p == nil {
 		return nil, 0
+	}
+	if w.asked != nil && p.scoped && q.subnet == nil {
+		w.asked.note(client, d, now)
 	}
 	if p.scoped && q.subnet != nil && q.client.IsValid() {
 		scope = max(0, block.Bits())

@@ -335,6 +335,7 @@ func BenchmarkFast(b *testing.B) {
 	z, _ := newTestZone(b, fixtures.ThreeTowns(nil))
 	w := newWorker(testResponder(z), z.log)
 	w.r.rate = newRateLimiter(RateLimit{Answers: -1, NXDomain: -1, Errors: -1})
+	w.asked = newAskedLog(func([]Asked) {})
 	buf := make([]byte, 0, MaxUDPSize)
 	for name, packet := range benchQueries(b) {
 		b.Run(name, func(b *testing.B) {

@@ -33,6 +33,14 @@ const (
 	// NoteLatency is what one node's clients showed of their distance; the key is the
 	// node's name and a number, because one note would be too long.
 	NoteLatency NoteKind = "latency"
+
+	// NoteArrivals is when phones of which networks registered with a node; the key is the
+	// node's name and the number of a block of time, of which a few follow one another.
+	NoteArrivals NoteKind = "arrivals"
+
+	// NoteResolvers is what a name server learnt of resolvers that send no client subnet; the
+	// key is its name and a number.
+	NoteResolvers NoteKind = "resolvers"
 )
 
 // Note is one fact that daemons and operators share beside the nodes' records. The

@@ -8,6 +8,7 @@ import (
 	"math"
 	"net/netip"
 	"slices"
+	"time"
 )
 
 const (
@@ -117,12 +118,12 @@ func ParseLearnt(s string) ([]Learnt, error) {
 }
 
 // Restore takes what this name server shared before it was started again.
-func (f *Followers) Restore(list []Learnt) {
+func (f *Followers) Restore(list []Learnt, now time.Time) {
 	for _, l := range list {
 		if f.resolvers[l.Network] != nil || len(f.resolvers) >= maxResolvers {
 			continue
 		}
-		r := &resolver{candidates: make(map[netip.Prefix]*candidate)}
+		r := &resolver{candidates: make(map[netip.Prefix]*candidate), asked: now, decayed: now}
 		for _, v := range l.Voices {
 			r.candidates[v.Network] = &candidate{v.Hits, v.Anyway}
 		}

@@ -207,11 +207,18 @@ func orderReasons(r *control.DNSExplainReply, v *latency.View, e *latency.Explan
 	case "preference":
 		add("dns.preferences of %v come first, whatever the latency", r.Network)
 	case "latency":
-		add("ranked by what is known of %v", r.Network)
+		if e.Behind.Order == nil {
+			add("ranked by what is known of %v", r.Network)
+		}
 	case "distance":
 		add("nobody measured this client or its neighbours: ranked by distance")
 	default:
 		add("nothing is known of this client: dns.default_order, then names")
+	}
+	if b := e.Behind; b.Order != nil && r.Rule == "latency" {
+		add("the resolvers of %v send no client subnet: learnt from %.0f registrations that followed their queries, of %d networks, that these phones need another node first than the resolvers' own place suggests", r.Network, b.Registrations, b.Networks)
+	} else if b.Networks > 0 && r.Rule != "preference" {
+		add("%.0f registrations of %d networks followed the queries of such resolvers: their phones do not clearly need another node first", b.Registrations, b.Networks)
 	}
 	if r.Rule != "latency" || v == nil {
 		return out

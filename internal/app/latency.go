@@ -33,6 +33,8 @@ type ranker struct {
 
 	estimates *latency.Estimates // nil without a node
 	watch     *latency.Watch     // nil without a node
+	arrivals  *latency.Arrivals  // nil without a node
+	resolvers *resolvers         // nil when latency is not looked at
 
 	view  atomic.Pointer[latency.View] // nil when latency is not looked at
 	stats rankerStats
@@ -73,6 +75,7 @@ func (a *App) buildLatency() error {
 	if r.atlas, err = latency.NewAtlas(placed, string(l.GeoFile)); err != nil {
 		return fmt.Errorf("failover.latency: %w", err)
 	}
+	r.resolvers = newResolvers(a)
 	if a.cfg.Node == nil {
 		return nil
 	}
@@ -82,11 +85,17 @@ func (a *App) buildLatency() error {
 		return fmt.Errorf("freeswitch.event_socket.password_file: %w", err)
 	}
 	r.estimates = latency.NewEstimates(latency.Options{MaxNetworks: l.MaxNetworks})
+	r.arrivals = latency.NewArrivals()
 	r.watch = latency.NewWatch(latency.WatchOptions{
 		ESL:      esl.Config{Address: string(sw.EventSocket.Address), Password: password},
-		Profiles: sw.Profiles, Sink: r.estimates.Add, KeepAliveEvery: l.KeepAliveInterval, Logger: a.log,
+		Profiles: sw.Profiles, Sink: r.sample, KeepAliveEvery: l.KeepAliveInterval, Logger: a.log,
 	})
 	return nil
+}
+
+func (r *ranker) sample(s latency.Sample) {
+	r.estimates.Add(s)
+	r.arrivals.Add(s)
 }
 
 func (a *App) startLatency() {
@@ -118,6 +127,7 @@ func (r *ranker) publish(ctx context.Context) error {
 		if r.a.publisher.cut.Load() {
 			return // killed: nothing is said any more
 		}
+		r.postArrivals(ctx)
 		for _, c := range p.Due(r.a.now(), latencyChunks) {
 			callCtx, cancel := context.WithTimeout(ctx, latencyEvery)
 			err := r.a.backend.Post(callCtx, registry.Note{
@@ -143,7 +153,7 @@ func (r *ranker) publish(ctx context.Context) error {
 func (r *ranker) follow(ctx context.Context) error {
 	return every(ctx, latencyEvery, func() {
 		r.read(ctx)
-		r.rank()
+		r.rank(r.resolvers.exchange(ctx))
 	})
 }
 
@@ -186,9 +196,13 @@ func (r *ranker) read(ctx context.Context) {
 		live[key] = true
 	}
 	r.book.Keep(live)
+	r.countBad(bad)
+}
+
+func (r *ranker) countBad(bad int) {
 	r.stats.mu.Lock()
+	defer r.stats.mu.Unlock()
 	r.stats.bad += uint64(max(0, bad)) //nolint:gosec // not negative
-	r.stats.mu.Unlock()
 }
 
 // report logs the first bad note.
@@ -202,8 +216,8 @@ func (r *ranker) report(err error) {
 	}
 }
 
-// rank makes a view when there is anything new in it.
-func (r *ranker) rank() {
+// rank makes a view when there is anything new in it, which news says of resolvers.
+func (r *ranker) rank(news bool) {
 	now := r.a.now()
 	mesh := r.a.tracker.Mesh()
 	nodes := make([]pbxmesh.Node, 0, len(mesh.Nodes))
@@ -212,7 +226,7 @@ func (r *ranker) rank() {
 	}
 	old := r.view.Load()
 	slot := uint64(max(0, now.Unix())) / uint64(latency.Slot/time.Second) //nolint:gosec // not negative
-	if old != nil && !now.After(r.rest) || old != nil && old.Slot == slot && !r.book.Changed() && len(nodes) == len(r.nodes) {
+	if old != nil && !now.After(r.rest) || old != nil && old.Slot == slot && !r.book.Changed() && !news && len(nodes) == len(r.nodes) {
 		return
 	}
 	r.book.Changed()
@@ -220,7 +234,7 @@ func (r *ranker) rank() {
 	began := time.Now()
 	v := latency.NewView(latency.Input{
 		Book: r.book, Nodes: nodes, Order: r.a.cfg.DNS.DefaultOrder, Places: r.places(), At: now,
-		MaxCost: r.a.cfg.Failover.Latency.ExploreCost, Previous: old,
+		MaxCost: r.a.cfg.Failover.Latency.ExploreCost, Learnt: r.resolvers.learnt(), Previous: old,
 	})
 	networks := make([]selection.Network, 0, len(v.Networks()))
 	for _, n := range v.Networks() {

@@ -13,6 +13,10 @@ var (
 		"Notes with estimates that were posted, by result.", []string{"result"}, nil)
 	descLatencyView = prometheus.NewDesc("pbxmesh_latency_view_seconds",
 		"How long the latest ranking of all networks took.", nil, nil)
+	descLatencyResolvers = prometheus.NewDesc("pbxmesh_latency_resolvers",
+		"Networks of resolvers that sent no client subnet: asked, those that asked this name server; learnt, those whose phones' networks it knows.", []string{"kind"}, nil)
+	descLatencyQueries = prometheus.NewDesc("pbxmesh_latency_queries_total",
+		"Queries of such resolvers by what became of them: joined with the registrations around them; unpaired, where those were not known or came or went too fast; lost, too many at once.", []string{"result"}, nil)
 )
 
 // latencyCollector reads the ranker when Prometheus asks.
@@ -20,7 +24,7 @@ type latencyCollector struct{ a *App }
 
 // Describe implements prometheus.Collector.
 func (c latencyCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descLatencySamples, descLatencyNetworks, descLatencyBad, descLatencyPosts, descLatencyView} {
+	for _, d := range []*prometheus.Desc{descLatencySamples, descLatencyNetworks, descLatencyBad, descLatencyPosts, descLatencyView, descLatencyResolvers, descLatencyQueries} {
 		ch <- d
 	}
 }
@@ -43,6 +47,16 @@ func (c latencyCollector) Collect(ch chan<- prometheus.Metric) {
 	gauge(descLatencyNetworks, float64(networks), "ranked")
 	gauge(descLatencyView, took.Seconds())
 	counter(descLatencyBad, bad, "notes")
+	if r.resolvers.followers != nil {
+		r.resolvers.mu.Lock()
+		s, lost := r.resolvers.stats, r.resolvers.lost
+		r.resolvers.mu.Unlock()
+		gauge(descLatencyResolvers, float64(s.Resolvers), "asked")
+		gauge(descLatencyResolvers, float64(s.Learnt), "learnt")
+		counter(descLatencyQueries, s.Queries, "joined")
+		counter(descLatencyQueries, s.Unpaired, "unpaired")
+		counter(descLatencyQueries, lost, "lost")
+	}
 	if r.watch == nil {
 		return
 	}

@@ -34,6 +34,9 @@ func (a *App) buildDNS() error {
 	for _, l := range z.Listen {
 		o.Listen = append(o.Listen, l.String())
 	}
+	if a.ranker.resolvers != nil {
+		o.Asked = a.ranker.resolvers.take
+	}
 	if a.dns, err = dnsserver.New(o); err != nil {
 		return fmt.Errorf("dns.listen: %w", err)
 	}

@@ -89,3 +89,35 @@ func (s *sim) learn(t testing.TB) {
 		}
 	}
 }
+
+// TestResolversAreLearnt is the claim of docs/latency.md for resolvers that send no client
+// subnet: where their own place says nothing of their phones, the registrations that follow their queries do; where it
+// does, they change nothing.
+func TestResolversAreLearnt(t *testing.T) {
+	if raceDetector {
+		t.Skip("one goroutine does it all: there is no race to find, and it would take a minute")
+	}
+	t.Parallel()
+	after := func(follow bool) moment {
+		lean := hard
+		lean.networks, lean.follow, lean.rebuild, lean.publish = 600, follow, leanPace, leanPace
+		s := newSim(t, 1, lean)
+		s.run(t, learntAfter*s.interval+shared)
+		m := s.moment()
+		t.Log(m)
+		return m
+	}
+	without, with := after(false), after(true)
+	if with.kinds[far] < wantFar || with.kinds[far] < 2*without.kinds[far] || with.excess >= without.excess {
+		t.Errorf("of networks whose resolver is far away %.1f %% are at the best node, %.1f %% when nothing is learnt; %.1f and %.1f ms",
+			100*with.kinds[far], 100*without.kinds[far], with.excess, without.excess)
+	}
+	if with.kinds[regional] < without.kinds[regional]-0.05 || with.kinds[provided] < without.kinds[provided]-0.05 {
+		t.Errorf("resolvers that stand near their phones: %.3f, and %.3f when nothing is learnt", with.kinds, without.kinds)
+	}
+}
+
+const (
+	learntAfter = 12 // intervals
+	wantFar     = 0.35
+)

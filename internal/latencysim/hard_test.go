@@ -101,7 +101,7 @@ func (c *client) seen() pbxmesh.Location {
 // hard is a mesh with few phones in a network, resolvers that hide some, and liars.
 var hard = func() settings {
 	s := usual
-	s.phones, s.hidden, s.liars = 3, 0.3, 0.05
+	s.phones, s.hidden, s.liars, s.follow = 3, 0.3, 0.05, true
 	return s
 }()
 

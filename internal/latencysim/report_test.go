@@ -140,79 +140,97 @@ func reportChallenges(t *testing.T) (mean [2]moment) {
 	return mean
 }
 
-// reportHard writes the figures of few phones, hidden subnets and liars, beside those of
-// the same without liars, and returns a series of the first internet.
-func reportHard(t *testing.T, out *strings.Builder) (series []moment) {
-	fmt.Fprintf(out, "\nThree phones a network, %.0f %% of the networks asked for without client subnet, and %.0f of a hundred phones lie; the last line of each\ninternet is the same without liars:\n\n"+
-		"| internet | when | best node | with client subnet | of these, where phones lie | without client subnet | mean excess | distance alone: best node | mean excess | tries |\n|---|---|---|---|---|---|---|---|---|---|\n",
+// hardSeries are those of the plot.
+type hardSeries struct{ learnt, not []moment }
+
+// reportHard writes the figures of few phones, hidden subnets and liars, beside those of the same
+// when nothing is learnt of resolvers, and without liars, and returns series of the first
+// internet.
+func reportHard(t *testing.T, out *strings.Builder) (series hardSeries) {
+	fmt.Fprintf(out, "\nThree phones a network, %.0f %% of the networks asked for without client subnet (a third each by resolvers of their provider, in the hub nearest to\nthem, and in another hub), and %.0f of a hundred phones lie; the last lines of each internet are the same when nothing is learnt of resolvers, and without liars:\n\n"+
+		"| internet | when | best node | mean excess | with client subnet | of these, where phones lie | provider's resolvers | regional | far away | distance alone: best node | mean excess | tries |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n",
 		100*hard.hidden, 100*hard.liars)
-	var mean moment
 	row := func(seed uint64, when string, m moment, lied string) {
-		fmt.Fprintf(out, "| %d | %s | %.1f %% | %.1f %% | %s | %.1f %% | %.1f ms | %.1f %% | %.1f ms | %.1f %% |\n",
-			seed, when, 100*m.best, 100*m.shown, lied, 100*m.hidden, m.excess, 100*m.distance, m.byRoad, 100*m.tries)
+		fmt.Fprintf(out, "| %d | %s | %.1f %% | %.1f ms | %.1f %% | %s | %.1f %% | %.1f %% | %.1f %% | %.1f %% | %.1f ms | %.1f %% |\n",
+			seed, when, 100*m.best, m.excess, 100*m.shown, lied, 100*m.kinds[provided], 100*m.kinds[regional], 100*m.kinds[far], 100*m.distance, m.byRoad, 100*m.tries)
+	}
+	var learnt, not moment
+	add := func(sum *moment, m moment) {
+		sum.best += m.best / internets
+		sum.excess += m.excess / internets
+		sum.shown += m.shown / internets
+		sum.lied += m.lied / internets
+		for i := range sum.kinds {
+			sum.kinds[i] += m.kinds[i] / internets
+		}
+	}
+	run := func(s *sim, intervals int, plotted *[]moment) moment {
+		for q := int(s.now.Sub(s.start) * 4 / s.interval); plotted != nil && q < intervals*4; q++ {
+			s.run(t, time.Duration(q)*s.interval/4)
+			*plotted = append(*plotted, s.moment())
+		}
+		s.run(t, time.Duration(intervals)*s.interval+shared)
+		return s.moment()
 	}
 	for seed := uint64(1); seed <= internets; seed++ {
-		s := newSim(t, seed, hard)
-		for _, when := range []struct {
-			at   int
-			name string
-		}{{1, "one interval"}, {3, "three intervals"}, {5, "five intervals"}} {
-			for q := (when.at - 2) * 8; seed == 1 && q < when.at*8; q++ {
-				if s.run(t, time.Duration(float64(q)/8*float64(s.interval))); q >= 0 {
-					series = append(series, s.moment())
-				}
-			}
-			s.run(t, time.Duration(when.at)*s.interval+shared)
-			m := s.moment()
-			row(seed, when.name, m, fmt.Sprintf("%.1f %%", 100*m.lied))
-			if when.at == 5 {
-				mean.best += m.best / internets
-				mean.shown += m.shown / internets
-				mean.lied += m.lied / internets
-				mean.hidden += m.hidden / internets
-				mean.excess += m.excess / internets
-				if seed == 1 {
-					series = append(series, m)
-				}
-				if m.best <= m.distance || m.excess >= m.byRoad {
-					t.Errorf("internet %d is not better than distance alone: %v", seed, m)
-				}
-			}
+		var plotLearnt, plotNot *[]moment
+		if seed == 1 {
+			plotLearnt, plotNot = &series.learnt, &series.not
 		}
+		s := newSim(t, seed, hard)
+		var m moment
+		for _, intervals := range []int{1, 5, hardIntervals} {
+			m = run(s, intervals, plotLearnt)
+			row(seed, fmt.Sprintf("after %d", intervals), m, fmt.Sprintf("%.1f %%", 100*m.lied))
+		}
+		add(&learnt, m)
+		if m.best <= m.distance || m.excess >= m.byRoad {
+			t.Errorf("internet %d is not better than distance alone: %v", seed, m)
+		}
+		blind := hard
+		blind.follow = false
+		m = run(newSim(t, seed, blind), hardIntervals, plotNot)
+		row(seed, fmt.Sprintf("after %d, nothing learnt", hardIntervals), m, fmt.Sprintf("%.1f %%", 100*m.lied))
+		add(&not, m)
 		honest := hard
 		honest.liars = 0
-		s = newSim(t, seed, honest)
-		s.run(t, 5*s.interval+shared)
-		row(seed, "five, without liars", s.moment(), "-")
+		row(seed, fmt.Sprintf("after %d, no liars", hardIntervals), run(newSim(t, seed, honest), hardIntervals, nil), "-")
 	}
-	if mean.shown < wantShown || mean.lied < wantLied {
-		t.Errorf("the mean of all internets: %v", mean)
+	if learnt.shown < wantShown || learnt.lied < wantLied {
+		t.Errorf("the mean of all internets: %v", learnt)
 	}
-	fmt.Fprintf(out, "\nThe mean of the %d after five intervals: %.1f %% and %.1f ms; %.1f %% with client subnet, %.1f %% of these where phones lie, %.1f %% without.\n",
-		internets, 100*mean.best, mean.excess, 100*mean.shown, 100*mean.lied, 100*mean.hidden)
+	if learnt.kinds[far] < wantFar || learnt.best <= not.best || learnt.excess >= not.excess || learnt.kinds[regional] < not.kinds[regional]-0.02 {
+		t.Errorf("what is learnt of resolvers: %v, and without it: %v", learnt, not)
+	}
+	fmt.Fprintf(out, "\nThe mean of the %d after %d intervals: %.1f %% and %.1f ms; %.1f %% with client subnet, %.1f %% of these where phones lie; behind resolvers of the provider\n"+
+		"%.1f %%, regional ones %.1f %%, those far away %.1f %%. When nothing is learnt of resolvers: %.1f %% and %.1f ms; %.1f %%, %.1f %%, %.1f %%.\n",
+		internets, hardIntervals, 100*learnt.best, learnt.excess, 100*learnt.shown, 100*learnt.lied, 100*learnt.kinds[provided], 100*learnt.kinds[regional], 100*learnt.kinds[far],
+		100*not.best, not.excess, 100*not.kinds[provided], 100*not.kinds[regional], 100*not.kinds[far])
 	return series
 }
 
+const hardIntervals = 15
+
 // plot draws the share of networks at the best node, with many phones and with few, and
 // that by distance alone.
-func plot(series, few []moment) string {
+func plot(series []moment, few hardSeries) string {
 	const left, top, width, height = 60.0, 30.0, 600.0, 260.0
-	intervals := float64(changeAfter + 2)
+	const intervals = hardIntervals
 	x := func(at time.Duration) float64 {
 		return left + width*float64(at)/float64(usual.interval)/intervals
 	}
-	y := func(share float64) float64 { return top + height*(1-share)/0.4 } // 60 to 100 %
+	y := func(share float64) float64 { return top + height*(1-share)/0.6 } // 40 to 100 %
 	var b strings.Builder
 	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 700 350" font-family="sans-serif" font-size="12">`+"\n")
 	fmt.Fprintf(&b, `<rect width="700" height="350" fill="white"/><text x="%g" y="18">Client networks that are told the node with the lowest latency</text>`+"\n", left)
-	for share := 0.6; share < 1.01; share += 0.05 {
+	for share := 0.4; share < 1.01; share += 0.1 {
 		fmt.Fprintf(&b, `<line x1="%g" y1="%.1f" x2="%g" y2="%.1f" stroke="#ddd"/><text x="%g" y="%.1f" text-anchor="end">%.0f %%</text>`+"\n", left, y(share), left+width, y(share), left-6, y(share)+4, 100*share)
 	}
-	for i := 0; i <= changeAfter+2; i++ {
+	for i := 0; i <= intervals; i++ {
 		at := x(time.Duration(i) * usual.interval)
 		fmt.Fprintf(&b, `<line x1="%.1f" y1="%g" x2="%.1f" y2="%g" stroke="#ddd"/><text x="%.1f" y="%g" text-anchor="middle">%d</text>`+"\n", at, top, at, top+height, at, top+height+16, i)
 	}
-	fmt.Fprintf(&b, `<text x="%g" y="%g" text-anchor="middle">registration intervals; after %d the routes of a tenth of the providers change (many phones)</text>`+"\n", left+width/2, top+height+36, changeAfter)
+	fmt.Fprintf(&b, `<text x="%g" y="%g" text-anchor="middle">registration intervals; after %d the routes of a tenth of the providers change (many phones alone)</text>`+"\n", left+width/2, top+height+36, changeAfter)
 	for _, line := range []struct {
 		colour string
 		series []moment
@@ -220,10 +238,11 @@ func plot(series, few []moment) string {
 		name   string
 		label  float64
 	}{
-		{"#1f6fb4", series, func(m *moment) float64 { return m.best }, "10 to 49 phones a network, client subnets sent", 0.98},
-		{"#3a9a4e", few, func(m *moment) float64 { return m.shown }, "three phones, five liars of a hundred, client subnets sent", 0.855},
-		{"#b08020", few, func(m *moment) float64 { return m.hidden }, "the same behind resolvers that send none", 0.79},
-		{"#c0504d", series, func(m *moment) float64 { return m.distance }, "distance alone", 0.655},
+		{"#1f6fb4", series, func(m *moment) float64 { return m.best }, "10 to 49 phones a network, client subnets sent", 0.975},
+		{"#3a9a4e", few.learnt, func(m *moment) float64 { return m.shown }, "three phones, five liars of a hundred, client subnets sent", 0.89},
+		{"#b08020", few.learnt, func(m *moment) float64 { return m.hidden }, "the same behind resolvers that send none", 0.76},
+		{"#8060a0", few.not, func(m *moment) float64 { return m.hidden }, "behind these when nothing is learnt of them", 0.49},
+		{"#c0504d", few.not, func(m *moment) float64 { return m.distance }, "distance alone", 0.69},
 	} {
 		var points []string
 		for i := range line.series {

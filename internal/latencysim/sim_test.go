@@ -228,14 +228,15 @@ type moment struct {
 	best     float64 // share of networks whose answer is the node with the lowest latency
 	excess   float64 // mean of what the answers are above it, milliseconds
 	p95      float64
-	phones   float64    // share of phones that are registered there
-	distance float64    // share of networks that would be by distance alone
-	byRoad   float64    // mean excess by distance alone
-	changed  [2]float64 // share at the best node of those whose routes changed, for the worse and for the better; 1 without any
-	shown    float64    // best, of those whose resolver sends the client subnet
-	hidden   float64    // best, of the others; 1 without any
-	lied     float64    // best, of those with liars whose resolver sends the client subnet; 1 without any
-	tries    float64    // share of all registrations until now that tried another node
+	phones   float64                // share of phones that are registered there
+	distance float64                // share of networks that would be by distance alone
+	byRoad   float64                // mean excess by distance alone
+	changed  [2]float64             // share at the best node of those whose routes changed, for the worse and for the better; 1 without any
+	shown    float64                // best, of those whose resolver sends the client subnet
+	hidden   float64                // best, of the others; 1 without any
+	lied     float64                // best, of those with liars whose resolver sends the client subnet; 1 without any
+	kinds    [resolverKinds]float64 // best, by resolver; 1 without any
+	tries    float64                // share of all registrations until now that tried another node
 }
 
 func (s *sim) moment() moment {
@@ -244,6 +245,7 @@ func (s *sim) moment() moment {
 	phones, there := 0, 0
 	var changed, adapted [3]int
 	var asked, right [3]int // with the client subnet, without, and those of the first that have liars
+	var ofKind, rightOfKind [resolverKinds]float64
 	for _, c := range s.clients {
 		best := c.best()
 		low := c.group.rtt[best]
@@ -258,8 +260,10 @@ func (s *sim) moment() moment {
 		if liars {
 			asked[2]++
 		}
+		ofKind[c.resolver.kind]++
 		if got == best {
 			m.best++
+			rightOfKind[c.resolver.kind]++
 			right[kind]++
 			if liars {
 				right[2]++
@@ -299,6 +303,12 @@ func (s *sim) moment() moment {
 			return 1
 		}
 		return float64(right[kind]) / float64(asked[kind])
+	}
+	for i := range ofKind {
+		m.kinds[i] = 1
+		if ofKind[i] > 0 {
+			m.kinds[i] = rightOfKind[i] / ofKind[i]
+		}
 	}
 	m.shown, m.hidden, m.lied = share(0), share(1), share(2)
 	m.tries = float64(s.tries) / float64(max(1, s.registrations))
@@ -371,6 +381,6 @@ func TestSimulation(t *testing.T) {
 
 func (m moment) String() string {
 	return fmt.Sprintf("after %v: %.1f %% of the networks at the best node, %.2f ms above it on average, 95th percentile %.1f ms; "+
-		"%.1f %% of the phones; of those with a changed route %.0f %% (worse), %.0f %% (better); %.1f %% of the registrations were tries; by distance alone %.1f %%, %.2f ms; with the client subnet %.1f %%, without %.1f %%, with liars %.1f %%",
-		m.at, 100*m.best, m.excess, m.p95, 100*m.phones, 100*m.changed[0], 100*m.changed[1], 100*m.tries, 100*m.distance, m.byRoad, 100*m.shown, 100*m.hidden, 100*m.lied)
+		"%.1f %% of the phones; of those with a changed route %.0f %% (worse), %.0f %% (better); %.1f %% of the registrations were tries; by distance alone %.1f %%, %.2f ms; with the client subnet %.1f %%, without %.1f %%, with liars %.1f %%; by resolver %.3f",
+		m.at, 100*m.best, m.excess, m.p95, 100*m.phones, 100*m.changed[0], 100*m.changed[1], 100*m.tries, 100*m.distance, m.byRoad, 100*m.shown, 100*m.hidden, 100*m.lied, m.kinds)
 }
