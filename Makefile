@@ -90,7 +90,7 @@ test-freeswitch: ## Run the scenarios on real switches: FREESWITCH=/path/to/free
 	@if [ ! -x '$(FREESWITCH)' ]; then \
 	  echo '$(FREESWITCH) is no program that can be run' >&2; exit 2; fi
 	PBXMESH_FREESWITCH='$(FREESWITCH)' $(GO) test -count=1 -p 1 -parallel 1 -timeout 20m -v -run 'Scenario' \
-	  ./fixtures/realswitch ./registry/feed ./failover/latency ./failover/probe ./router/native ./router/socket ./internal/fsconf ./internal/doctor ./internal/e2e ./internal/e2e/health ./internal/e2e/phones ./internal/e2e/byname
+	  ./fixtures/realswitch ./registry/feed ./failover/latency ./failover/probe ./router/native ./router/socket ./internal/fsconf ./internal/doctor ./internal/e2e ./internal/e2e/health ./internal/e2e/phones ./internal/e2e/byname ./internal/e2e/resolver
 
 # In a network namespace: two switches with the ports that FusionPBX gives them. What is to
 # be downloaded is fetched before.

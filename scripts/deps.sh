@@ -11,6 +11,7 @@ command -v redis-server >/dev/null || missing+=(redis-server)
 command -v dig >/dev/null && command -v delv >/dev/null || missing+=(bind9-dnsutils)
 command -v drill >/dev/null || missing+=(ldnsutils)
 command -v unbound-host >/dev/null || missing+=(unbound-host)
+command -v unbound >/dev/null || missing+=(unbound)
 command -v zonemaster-cli >/dev/null || missing+=(zonemaster-cli)
 command -v pdns_server >/dev/null && compgen -G '/usr/lib/*/pdns/libremotebackend.so' >/dev/null || missing+=(pdns-server pdns-backend-remote)
 command -v ip >/dev/null || missing+=(iproute2)
@@ -24,7 +25,7 @@ compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
   echo "installing ${missing[*]}" >&2
-  # Debian would start the services of Redis and PowerDNS at once, and at every boot. The
+  # Debian would start the services of Redis, PowerDNS and unbound at once, and at every boot. The
   # tests start their own servers on ports of their own, so the services are masked for
   # the installation and left disabled. Who had one before keeps it: then its program is
   # not missing.
@@ -32,6 +33,7 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
   if [ -d /run/systemd/system ]; then
     command -v redis-server >/dev/null || masked+=(redis-server.service)
     command -v pdns_server >/dev/null || masked+=(pdns.service)
+    command -v unbound >/dev/null || masked+=(unbound.service)
     for service in "${masked[@]}"; do systemctl mask --quiet "$service"; done
   fi
   log=$(mktemp)

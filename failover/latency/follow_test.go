@@ -35,7 +35,9 @@ func newTown(hours float64) *town {
 	return &town{rand: rand.New(rand.NewPCG(1, 2)), until: epoch.Add(time.Duration(hours * float64(time.Hour)))}
 }
 
-func (w *town) within(d time.Duration) time.Duration { return time.Duration(w.rand.Float64() * float64(d)) }
+func (w *town) within(d time.Duration) time.Duration {
+	return time.Duration(w.rand.Float64() * float64(d))
+}
 
 // phones lets three phones in each of so many networks register every ten minutes, as others do.
 func (w *town) phones(node pbxmesh.NodeID, first byte, networks int) (all []event) {

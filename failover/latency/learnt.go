@@ -22,9 +22,11 @@ const (
 	leastVoices = 3.0
 	clearBy     = 1.0 // deviations
 
-	// maxVoices networks of a resolver are shared, in notes of at most MaxLearntLen bytes, of
-	// which a name server has at most MaxLearntNotes.
-	maxVoices      = 16
+	// maxVoices networks of a resolver are shared.
+	maxVoices = 16
+
+	// MaxLearntLen bounds a note in bytes; MaxLearntNotes those of a name server, which tell of
+	// some 240 resolvers.
 	MaxLearntLen   = 48 << 10
 	MaxLearntNotes = 8
 )

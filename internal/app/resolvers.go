@@ -88,7 +88,7 @@ func (r *resolvers) exchange(ctx context.Context) (news bool) {
 // read takes the notes of all name servers. After a start the own ones are where the last run
 // ended.
 func (r *resolvers) read(ctx context.Context, now time.Time) {
-	notes, next, bad, err := r.a.backend.Notes(ctx, registry.NoteResolvers, r.after)
+	notes, next, bad, err := r.a.publisher.Notes(ctx, registry.NoteResolvers, r.after)
 	if err != nil {
 		return
 	}
@@ -138,7 +138,7 @@ func (r *resolvers) follow(ctx context.Context, now time.Time) {
 	r.asked = nil
 	r.mu.Unlock()
 	r.followers.Ask(asked)
-	notes, next, bad, err := r.a.backend.Notes(ctx, registry.NoteArrivals, r.arrivals)
+	notes, next, bad, err := r.a.publisher.Notes(ctx, registry.NoteArrivals, r.arrivals)
 	if err == nil {
 		r.arrivals = next
 		slices.SortFunc(notes, func(a, b registry.Note) int { return cmp.Compare(a.Revision, b.Revision) })
@@ -172,7 +172,7 @@ func (r *resolvers) post(ctx context.Context) {
 		if i < len(values) {
 			n.Value = values[i]
 		}
-		if err := r.a.backend.Post(ctx, n); err != nil {
+		if err := r.a.publisher.Post(ctx, n); err != nil {
 			r.a.log.LogAttrs(ctx, slog.LevelDebug, "what was learnt of resolvers is not posted, tried again", slog.Any("error", err))
 			return
 		}
@@ -184,7 +184,7 @@ func (r *resolvers) post(ctx context.Context) {
 func (r *ranker) postArrivals(ctx context.Context) {
 	for _, c := range r.arrivals.Due(r.a.now()) {
 		callCtx, cancel := context.WithTimeout(ctx, latencyEvery)
-		err := r.a.backend.Post(callCtx, registry.Note{
+		err := r.a.publisher.Post(callCtx, registry.Note{
 			Kind: registry.NoteArrivals, Key: latency.Key(r.a.nodeID(), c.Number), Value: c.Value, TTL: latency.ArrivalsTTL,
 		})
 		cancel()

@@ -162,6 +162,7 @@ func reportHard(t *testing.T, out *strings.Builder) (series hardSeries) {
 		sum.lied += m.lied / internets
 		for i := range sum.kinds {
 			sum.kinds[i] += m.kinds[i] / internets
+			sum.possible[i] += m.possible[i] / internets
 		}
 	}
 	run := func(s *sim, intervals int, plotted *[]moment) moment {
@@ -181,7 +182,7 @@ func reportHard(t *testing.T, out *strings.Builder) (series hardSeries) {
 		var m moment
 		for _, intervals := range []int{1, 5, hardIntervals} {
 			m = run(s, intervals, plotLearnt)
-			row(seed, fmt.Sprintf("after %d", intervals), m, fmt.Sprintf("%.1f %%", 100*m.lied))
+			row(seed, fmt.Sprintf("%d intervals", intervals), m, fmt.Sprintf("%.1f %%", 100*m.lied))
 		}
 		add(&learnt, m)
 		if m.best <= m.distance || m.excess >= m.byRoad {
@@ -190,11 +191,11 @@ func reportHard(t *testing.T, out *strings.Builder) (series hardSeries) {
 		blind := hard
 		blind.follow = false
 		m = run(newSim(t, seed, blind), hardIntervals, plotNot)
-		row(seed, fmt.Sprintf("after %d, nothing learnt", hardIntervals), m, fmt.Sprintf("%.1f %%", 100*m.lied))
+		row(seed, fmt.Sprintf("%d, nothing learnt", hardIntervals), m, fmt.Sprintf("%.1f %%", 100*m.lied))
 		add(&not, m)
 		honest := hard
 		honest.liars = 0
-		row(seed, fmt.Sprintf("after %d, no liars", hardIntervals), run(newSim(t, seed, honest), hardIntervals, nil), "-")
+		row(seed, fmt.Sprintf("%d, without liars", hardIntervals), run(newSim(t, seed, honest), hardIntervals, nil), "-")
 	}
 	if learnt.shown < wantShown || learnt.lied < wantLied {
 		t.Errorf("the mean of all internets: %v", learnt)
@@ -203,9 +204,11 @@ func reportHard(t *testing.T, out *strings.Builder) (series hardSeries) {
 		t.Errorf("what is learnt of resolvers: %v, and without it: %v", learnt, not)
 	}
 	fmt.Fprintf(out, "\nThe mean of the %d after %d intervals: %.1f %% and %.1f ms; %.1f %% with client subnet, %.1f %% of these where phones lie; behind resolvers of the provider\n"+
-		"%.1f %%, regional ones %.1f %%, those far away %.1f %%. When nothing is learnt of resolvers: %.1f %% and %.1f ms; %.1f %%, %.1f %%, %.1f %%.\n",
+		"%.1f %%, regional ones %.1f %%, those far away %.1f %%. When nothing is learnt of resolvers: %.1f %% and %.1f ms; %.1f %%, %.1f %%, %.1f %%.\n"+
+		"One answer for all networks of a resolver is right for %.1f %%, %.1f %% and %.1f %% of them at best.\n",
 		internets, hardIntervals, 100*learnt.best, learnt.excess, 100*learnt.shown, 100*learnt.lied, 100*learnt.kinds[provided], 100*learnt.kinds[regional], 100*learnt.kinds[far],
-		100*not.best, not.excess, 100*not.kinds[provided], 100*not.kinds[regional], 100*not.kinds[far])
+		100*not.best, not.excess, 100*not.kinds[provided], 100*not.kinds[regional], 100*not.kinds[far],
+		100*learnt.possible[provided], 100*learnt.possible[regional], 100*learnt.possible[far])
 	return series
 }
 

@@ -236,6 +236,7 @@ type moment struct {
 	hidden   float64                // best, of the others; 1 without any
 	lied     float64                // best, of those with liars whose resolver sends the client subnet; 1 without any
 	kinds    [resolverKinds]float64 // best, by resolver; 1 without any
+	possible [resolverKinds]float64 // what it could be with one answer for all networks of a resolver
 	tries    float64                // share of all registrations until now that tried another node
 }
 
@@ -246,6 +247,7 @@ func (s *sim) moment() moment {
 	var changed, adapted [3]int
 	var asked, right [3]int // with the client subnet, without, and those of the first that have liars
 	var ofKind, rightOfKind [resolverKinds]float64
+	needed := make(map[resolver][]int) // by node
 	for _, c := range s.clients {
 		best := c.best()
 		low := c.group.rtt[best]
@@ -261,6 +263,10 @@ func (s *sim) moment() moment {
 			asked[2]++
 		}
 		ofKind[c.resolver.kind]++
+		if needed[c.resolver] == nil {
+			needed[c.resolver] = make([]int, len(s.nodes))
+		}
+		needed[c.resolver][best]++
 		if got == best {
 			m.best++
 			rightOfKind[c.resolver.kind]++
@@ -309,6 +315,9 @@ func (s *sim) moment() moment {
 		if ofKind[i] > 0 {
 			m.kinds[i] = rightOfKind[i] / ofKind[i]
 		}
+	}
+	for r, networks := range needed {
+		m.possible[r.kind] += float64(slices.Max(networks)) / ofKind[r.kind]
 	}
 	m.shown, m.hidden, m.lied = share(0), share(1), share(2)
 	m.tries = float64(s.tries) / float64(max(1, s.registrations))
