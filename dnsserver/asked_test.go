@@ -36,17 +36,18 @@ func TestResolversAreTold(t *testing.T) {
 	ask("A", "203.0.113.54", at.Add(time.Second))   // the same network
 	ask("ECS", "203.0.114.53", at.Add(time.Second)) // says where its client is
 	ask("A", "2001:db8:113::53", at.Add(2*time.Second))
+	ask("A", "2001:db8:114::53", at.Add(2*time.Second))
 	ask("A", "203.0.113.53", at.Add(askedEvery-1))
 	ask("A", "203.0.113.53", at.Add(askedEvery))
 	first := told[0]
-	if first.Resolver != netip.MustParseAddr("203.0.113.53") || !first.At.Equal(at) || len(told) != 3 {
+	if first.Resolver != netip.MustParseAddr("203.0.113.53") || !first.At.Equal(at) || len(told) != 4 {
 		t.Fatalf("%+v", told)
 	}
 	d, _ := w.view.choices.For(first.Resolver, familyOf(1))
 	if first.Node != d.Nodes[0] {
 		t.Errorf("told %s, answered %s", first.Node, d.Nodes[0])
 	}
-	if told[1].Resolver != netip.MustParseAddr("2001:db8:113::53") || !told[2].At.Equal(at.Add(askedEvery)) {
+	if told[1].Resolver != netip.MustParseAddr("2001:db8:113::53") || told[2].Resolver != netip.MustParseAddr("2001:db8:114::53") || !told[3].At.Equal(at.Add(askedEvery)) {
 		t.Errorf("%+v", told[1:])
 	}
 }

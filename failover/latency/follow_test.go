@@ -271,8 +271,8 @@ func TestFollowersAreBounded(t *testing.T) {
 		network := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24)
 		r.learn(n, epoch, shape, map[netip.Prefix]float64{network: 1, voices[0].Network: 1})
 	}
-	if len(r.candidates) != maxCandidates || r.candidates[voices[0].Network] == nil {
-		t.Errorf("%d candidates", len(r.candidates))
+	if c := r.candidates[voices[0].Network]; len(r.candidates) != maxCandidates || c == nil || c.hits < maxCandidates {
+		t.Errorf("%d candidates, the one that came always is %+v", len(r.candidates), c)
 	}
 }
 
@@ -297,6 +297,7 @@ func TestResolverIsRanked(t *testing.T) {
 		{"all need another node", learnt(4, 1), 4, 20, false, true},
 		{"most do", learnt(6, 1), 5, 20, false, true},
 		{"half do", learnt(6, 1), 3, 20, false, false},
+		{"two of three do, which may be chance", learnt(3, 1), 2, 20, false, false},
 		{"they gain little", learnt(4, 1), 4, 94, false, false},
 		{"too few", learnt(2, 1), 2, 20, false, false},
 		{"not likely enough", learnt(4, 0.5), 4, 20, false, false},
@@ -328,6 +329,61 @@ func TestResolverIsRanked(t *testing.T) {
 		if tt.moves && (v.Nodes[e.Order[0]].ID != "buffalo" || e.Behind.Networks < 3 || e.Behind.Registrations < 15 || e.Network != netip.MustParsePrefix("203.0.113.0/24")) {
 			t.Errorf("%s: explained as %+v", tt.name, e)
 		}
+	}
+}
+
+// TestResolverStays: phones that are at a node which is nearly as good as the best one stay there.
+func TestResolverStays(t *testing.T) {
+	t.Parallel()
+	var nodes []pbxmesh.Node // whose places are not known
+	for _, id := range []pbxmesh.NodeID{"london", "buffalo", "singapore"} {
+		nodes = append(nodes, pbxmesh.Node{ID: id, Addresses: buffalo.Addresses})
+	}
+	for there, want := range map[float64]pbxmesh.NodeID{24: "singapore", 28: "buffalo"} {
+		m := newMesh(t, nodes...)
+		m.in.Order = []pbxmesh.NodeID{"london", "buffalo", "singapore"}
+		l := Learnt{Network: netip.MustParsePrefix("203.0.113.0/24")}
+		for i := range 4 {
+			client := fmt.Sprintf("10.%d.0.1", i)
+			m.show("london", client, 3, 100)
+			m.show("buffalo", client, 3, 20)
+			m.now = m.now.Add(5 * time.Minute)
+			m.show("singapore", client, 3, there)
+			l.Voices = append(l.Voices, Voice{netip.PrefixFrom(addr(client), 24).Masked(), 1, 5, 0.5})
+		}
+		m.now = m.now.Add(5 * time.Minute)
+		for i := range 4 {
+			m.show("singapore", fmt.Sprintf("10.%d.0.1", i), 3, there)
+		}
+		m.in.Learnt = []Learnt{l}
+		if order := m.view().order(resolverA); len(order) == 0 || order[0] != want {
+			t.Errorf("at %v ms, where the phones are: %v, want %s first", there, order, want)
+		}
+	}
+}
+
+// TestBlocksAreTakenOnce: a block that comes again counts once, and of what lies around a query
+// nothing may be missing.
+func TestBlocksAreTakenOnce(t *testing.T) {
+	t.Parallel()
+	f := NewFollowers()
+	network := netip.MustParsePrefix("10.0.0.0/24")
+	for _, i := range []int{0, 1, 1, 0, 2, 4, 5, 6} { // one is missing
+		start := epoch.Add(time.Duration(i) * ArrivalsEvery)
+		if err := f.Arrived("london/0", encodeArrivals(start, []arrival{{network, start.UnixMilli()}}, 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n := f.nodes["london"]
+	if n.time > 6*ArrivalsEvery.Seconds() || n.counts[network] > 6 || n.counts[network] < 5.5 {
+		t.Errorf("%v arrivals in %v s", n.counts, n.time)
+	}
+	for _, at := range []time.Duration{45 * time.Second, 80 * time.Second, 160 * time.Second} { // the second one has the gap around it
+		f.Ask([]Asked{{addr(resolverA), "london", epoch.Add(at)}})
+	}
+	f.Join(epoch.Add(5 * time.Minute))
+	if s := f.Stats(); s.Queries != 2 || s.Unpaired != 1 {
+		t.Errorf("%+v", s)
 	}
 }
 

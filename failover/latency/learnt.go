@@ -25,9 +25,10 @@ const (
 	// maxVoices networks of a resolver are shared.
 	maxVoices = 16
 
-	// MaxLearntLen bounds a note in bytes; MaxLearntNotes those of a name server, which tell of
-	// some 240 resolvers.
-	MaxLearntLen   = 48 << 10
+	// MaxLearntLen bounds a note in bytes.
+	MaxLearntLen = 48 << 10
+
+	// MaxLearntNotes bounds those of a name server: they tell of some 240 resolvers.
 	MaxLearntNotes = 8
 )
 

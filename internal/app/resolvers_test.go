@@ -5,12 +5,15 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"pbxmesh/dnsserver"
 	"pbxmesh/failover/latency"
 	"pbxmesh/internal/config"
+	"pbxmesh/internal/control"
 	"pbxmesh/registry"
 	"pbxmesh/registry/memory"
 )
@@ -73,7 +76,10 @@ func (s *school) lesson(d time.Duration, node *ranker, asks bool, servers ...*ra
 func (s *school) want(r *ranker, networks int) {
 	s.t.Helper()
 	list := r.resolvers.learnt()
-	if networks == 0 && len(list) == 0 {
+	if networks == 0 {
+		if len(list) > 0 {
+			s.t.Fatalf("%s knows %+v", r.a.cfg.Name, list)
+		}
 		return
 	}
 	if len(list) != 1 || list[0].Network.String() != "203.0.113.0/24" || len(list[0].Voices) < networks {
@@ -93,7 +99,7 @@ func TestResolversAreShared(t *testing.T) {
 	s := newSchool(t)
 	node, ns1, ns2 := s.daemon("london", true), s.daemon("ns1", false), s.daemon("ns2", false)
 	s.want(ns2, 0)
-	s.lesson(time.Hour, node, true, ns1, ns2, node)
+	s.lesson(2*time.Hour, node, true, ns1, ns2, node)
 	s.want(ns1, 6)
 	s.want(ns2, 6)
 	s.want(node, 6)
@@ -102,9 +108,12 @@ func TestResolversAreShared(t *testing.T) {
 		t.Errorf("%+v", stats)
 	}
 	again := s.daemon("ns1", false)
-	s.lesson(5*time.Minute, node, true, again, ns2)
+	s.lesson(latency.NoteTTL+5*time.Minute, node, false, again, ns2)
 	s.want(again, 6)
 	s.want(ns2, 6)
+	if due := node.arrivals.Due(s.now); len(due) > 1 {
+		t.Errorf("%d blocks wait to be posted, or again", len(due))
+	}
 	s.lesson(latency.NoteTTL+time.Minute, node, false, ns2)
 	s.want(ns2, 0)
 	if ns2.stats.bad != 0 {
@@ -129,5 +138,23 @@ func TestBadResolverNotes(t *testing.T) {
 	ns.resolvers.take(make([]dnsserver.Asked, maxAskedWait+3))
 	if len(ns.resolvers.asked) != maxAskedWait || ns.resolvers.lost != 3 {
 		t.Errorf("%d queries wait, %d lost", len(ns.resolvers.asked), ns.resolvers.lost)
+	}
+}
+
+func TestResolverIsExplained(t *testing.T) {
+	t.Parallel()
+	r := &control.DNSExplainReply{Rule: "latency", Network: netip.MustParsePrefix("203.0.113.0/24")}
+	for _, tt := range []struct {
+		behind latency.Behind
+		want   string
+	}{
+		{latency.Behind{Networks: 4, Registrations: 41.6, Order: []int{0}}, "the resolvers of 203.0.113.0/24 send no client subnet: learnt from 42 registrations"},
+		{latency.Behind{Networks: 4, Registrations: 41.6}, "42 registrations of 4 networks followed"},
+		{latency.Behind{}, "ranked by what is known of 203.0.113.0/24"},
+	} {
+		got := orderReasons(r, &latency.View{}, &latency.Explanation{Behind: tt.behind})
+		if !slices.ContainsFunc(got, func(s string) bool { return strings.Contains(s, tt.want) }) {
+			t.Errorf("%+v: %q", tt.behind, got)
+		}
 	}
 }

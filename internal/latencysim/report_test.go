@@ -180,9 +180,12 @@ func reportHard(t *testing.T, out *strings.Builder) (series hardSeries) {
 		}
 		s := newSim(t, seed, hard)
 		var m moment
-		for _, intervals := range []int{1, 5, hardIntervals} {
-			m = run(s, intervals, plotLearnt)
-			row(seed, fmt.Sprintf("%d intervals", intervals), m, fmt.Sprintf("%.1f %%", 100*m.lied))
+		for _, when := range []struct {
+			at   int
+			name string
+		}{{1, "one interval"}, {5, "five intervals"}, {hardIntervals, fmt.Sprintf("%d intervals", hardIntervals)}} {
+			m = run(s, when.at, plotLearnt)
+			row(seed, when.name, m, fmt.Sprintf("%.1f %%", 100*m.lied))
 		}
 		add(&learnt, m)
 		if m.best <= m.distance || m.excess >= m.byRoad {
