@@ -132,7 +132,7 @@ func TestBadArrivals(t *testing.T) {
 	}
 	f := NewFollowers()
 	for _, key := range []string{"", "london", "london/999"} {
-		if err := f.Arrived(key, good); !errors.Is(err, ErrChunk) {
+		if err := f.Arrived(key, good, epoch); !errors.Is(err, ErrChunk) {
 			t.Errorf("key %q: %v", key, err)
 		}
 	}

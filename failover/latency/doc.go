@@ -16,6 +16,10 @@
 // networks take the median by phones. Estimates end keep after a phone, NoteTTL after a
 // daemon was heard last.
 //
+// Arrivals are when phones of which networks registered; Followers join those of all nodes with a
+// name server's queries without client subnet, and learn whose phones ask through which
+// resolver. A View ranks such a resolver for them (View.behind).
+//
 // The package refuses to decide which node a client gets: states of nodes, shedding and
 // the operator's preferences come after the ranking. It does not know how chunks travel.
 package latency

@@ -27,7 +27,9 @@ const (
 	maxAll        = 1 << 17
 
 	// settle is how old a query is when it is looked at: what arrived around it was told by then.
+	// Blocks are kept as long as a query may need them.
 	settle = 3 * ArrivalsEvery
+	kept   = 3 * settle
 
 	// Of a query the arrivals from lagFirst to lagLast around it, in ms, may be its own: clocks may
 	// be some seconds apart, in steps of lagStep. What comes controlled before and after that
@@ -71,7 +73,6 @@ type FollowersStats struct {
 // arrived is what one node told.
 type arrived struct {
 	blocks map[int64]block // by start
-	latest int64           // start of the latest one
 
 	// How often networks arrive, a second: counts by time, both decayed.
 	counts map[netip.Prefix]float64
@@ -126,7 +127,7 @@ func (f *Followers) Ask(list []Asked) {
 			r = &resolver{decayed: a.At, candidates: make(map[netip.Prefix]*candidate)}
 			f.resolvers[network] = r
 		}
-		if a.At.Sub(r.asked) < askEvery {
+		if a.At.Sub(r.asked).Abs() < askEvery {
 			continue
 		}
 		r.asked = a.At
@@ -156,8 +157,9 @@ func (f *Followers) evict() {
 	}
 }
 
-// Arrived takes a node's block of arrivals under its key; ErrChunk when it is not valid.
-func (f *Followers) Arrived(key, value string) error {
+// Arrived takes a node's block of arrivals under its key; ErrChunk when it is not valid. One that
+// is older or newer than what is joined is left out: a clock is wrong.
+func (f *Followers) Arrived(key, value string, now time.Time) error {
 	node, _, err := ParseKey(key)
 	if err != nil || value == "" {
 		return err
@@ -171,8 +173,8 @@ func (f *Followers) Arrived(key, value string) error {
 		n = &arrived{blocks: make(map[int64]block), counts: make(map[netip.Prefix]float64)}
 		f.nodes[node] = n
 	}
-	if b.start <= n.latest {
-		return nil // seen
+	if _, seen := n.blocks[b.start]; seen || now.Sub(time.Unix(b.start, 0)).Abs() >= kept {
+		return nil
 	}
 	n.blocks[b.start] = b
 	d := math.Exp2(-ArrivalsEvery.Seconds() / rateHalfLife.Seconds())
@@ -185,7 +187,6 @@ func (f *Followers) Arrived(key, value string) error {
 	for _, a := range b.list {
 		n.counts[a.network] += b.weight
 	}
-	n.latest = b.start
 	return nil
 }
 
@@ -205,7 +206,7 @@ func (f *Followers) Join(now time.Time) {
 	}
 	f.asked = wait
 	for _, n := range f.nodes {
-		maps.DeleteFunc(n.blocks, func(start int64, _ block) bool { return now.Unix()-start > int64(2*settle/time.Second) })
+		maps.DeleteFunc(n.blocks, func(start int64, _ block) bool { return now.Sub(time.Unix(start, 0)).Abs() >= kept })
 	}
 	maps.DeleteFunc(f.resolvers, func(_ netip.Prefix, r *resolver) bool { return now.Sub(r.asked) > keep })
 	for f.candidates() > maxAll {

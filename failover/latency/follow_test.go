@@ -76,7 +76,7 @@ func (w *town) learn(t *testing.T, f *Followers, ahead time.Duration) {
 	exchange := func() {
 		for node, a := range arrivals {
 			for _, c := range a.Due(next.Add(ahead)) {
-				if err := f.Arrived(Key(node, c.Number), c.Value); err != nil {
+				if err := f.Arrived(Key(node, c.Number), c.Value, next); err != nil {
 					t.Fatal(err)
 				}
 				a.Posted(c)
@@ -368,9 +368,15 @@ func TestBlocksAreTakenOnce(t *testing.T) {
 	t.Parallel()
 	f := NewFollowers()
 	network := netip.MustParsePrefix("10.0.0.0/24")
-	for _, i := range []int{0, 1, 1, 0, 2, 4, 5, 6} { // one is missing
+	for _, i := range []int{4, 0, 1, 1, 0, 2, 5, 6} { // one is missing
 		start := epoch.Add(time.Duration(i) * ArrivalsEvery)
-		if err := f.Arrived("london/0", encodeArrivals(start, []arrival{{network, start.UnixMilli()}}, 1)); err != nil {
+		if err := f.Arrived("london/0", encodeArrivals(start, []arrival{{network, start.UnixMilli()}}, 1), epoch.Add(4*time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, wrong := range []time.Duration{-time.Hour, time.Hour} { // a clock that is put right
+		start := epoch.Add(wrong)
+		if err := f.Arrived("london/0", encodeArrivals(start, []arrival{{network, start.UnixMilli()}}, 1), epoch.Add(4*time.Minute)); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -143,7 +143,7 @@ func (r *resolvers) follow(ctx context.Context, now time.Time) {
 		r.arrivals = next
 		slices.SortFunc(notes, func(a, b registry.Note) int { return cmp.Compare(a.Revision, b.Revision) })
 		for i := range notes {
-			if err := r.followers.Arrived(notes[i].Key, notes[i].Value); err != nil {
+			if err := r.followers.Arrived(notes[i].Key, notes[i].Value, now); err != nil {
 				bad++
 				r.a.ranker.report(err)
 			}

@@ -67,7 +67,7 @@ func (s *sim) learn(t testing.TB) {
 	}
 	for i, a := range s.arrivals {
 		for _, c := range a.Due(s.now.Add(s.clocks[i])) {
-			if err := s.followers.Arrived(latency.Key(s.nodes[i].ID, c.Number), c.Value); err != nil {
+			if err := s.followers.Arrived(latency.Key(s.nodes[i].ID, c.Number), c.Value, s.now); err != nil {
 				t.Fatal(err)
 			}
 			a.Posted(c)
