@@ -2,7 +2,7 @@ package dnsserver
 
 import (
 	"encoding/binary"
-	"hash/maphash"
+	"math/rand/v2"
 	"net/netip"
 	"time"
 
@@ -23,47 +23,42 @@ type Asked struct {
 // those that were told.
 const (
 	askedEvery = 10 * time.Second
-	askedSlots = 1024
+	askedBits  = 10
+	askedSlots = 1 << askedBits
 )
 
 // askedLog is what one worker tells of who asked.
 type askedLog struct {
-	tell  func([]Asked) // nil tells nothing
-	seed  maphash.Seed
-	slots []askedSlot
+	tell  func([]Asked)
+	odd   uint64 // by chance: nobody chooses whose slot a network shares
+	slots [askedSlots]askedSlot
 	list  []Asked
 }
 
 type askedSlot struct {
-	network [7]byte
+	network uint64
 	at      int64 // Unix nanoseconds
 }
 
 func newAskedLog(tell func([]Asked)) *askedLog {
-	return &askedLog{tell: tell, seed: maphash.MakeSeed(), slots: make([]askedSlot, askedSlots)}
+	return &askedLog{tell: tell, odd: rand.Uint64() | 1}
 }
 
 // note takes a query without client subnet, and what it is answered with.
 func (l *askedLog) note(resolver netip.Addr, d *selection.Decision, now time.Time) {
-	if len(d.Nodes) == 0 {
-		return
-	}
-	var network [7]byte // of both families
-	if a := resolver.Unmap(); a.Is4() {
-		b := a.As4()
-		copy(network[:], b[:3])
-		network[6] = 4
+	network := uint64(1 << 63)
+	if resolver = resolver.Unmap(); resolver.Is4() {
+		b := resolver.As4()
+		network |= uint64(binary.BigEndian.Uint32(b[:]) >> 8)
 	} else {
-		b := a.As16()
-		copy(network[:], b[:6])
+		b := resolver.As16()
+		network = binary.BigEndian.Uint64(b[:8]) >> 16
 	}
-	var key [8]byte
-	copy(key[:], network[:])
-	s := &l.slots[maphash.Comparable(l.seed, binary.LittleEndian.Uint64(key[:]))%askedSlots]
-	if s.network == network && now.UnixNano()-s.at < int64(askedEvery) {
+	s, at := &l.slots[network*l.odd>>(64-askedBits)], now.UnixNano()
+	if s.network == network && at-s.at < int64(askedEvery) || len(d.Nodes) == 0 {
 		return
 	}
-	*s = askedSlot{network, now.UnixNano()}
+	*s = askedSlot{network, at}
 	l.list = append(l.list, Asked{resolver, d.Nodes[0], now})
 }
 
