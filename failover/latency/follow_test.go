@@ -106,7 +106,7 @@ func (w *town) learn(t *testing.T, f *Followers, ahead time.Duration) {
 // learnt returns what is shared of a resolver.
 func (f *Followers) learnt(t *testing.T, resolver string) []Voice {
 	t.Helper()
-	notes, err := f.Notes()
+	notes, err := f.Notes(&View{}, epoch)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,7 +191,7 @@ func TestFewFollowersMoveNothing(t *testing.T) {
 			m.show("london", fmt.Sprintf("10.0.%d.1", i), 3, 200)
 			m.show("buffalo", fmt.Sprintf("10.0.%d.1", i), 3, 20)
 		}
-		notes, err := f.Notes()
+		notes, err := f.Notes(&View{}, epoch)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -202,8 +202,8 @@ func TestFewFollowersMoveNothing(t *testing.T) {
 			}
 			m.in.Learnt = append(m.in.Learnt, list...)
 		}
-		if order := m.view().order(resolverA); (order != nil) != tt.moves {
-			t.Errorf("%d networks: %v, learnt %+v", tt.networks, order, m.in.Learnt)
+		if d := m.view().decide(netip.MustParsePrefix("203.0.113.0/24"), m.now); (d.First == "buffalo") != tt.moves {
+			t.Errorf("%d networks: %+v, learnt %+v", tt.networks, d, m.in.Learnt)
 		}
 	}
 }
@@ -243,7 +243,7 @@ func TestFollowersAreBounded(t *testing.T) {
 	t.Parallel()
 	f := NewFollowers()
 	voices := []Voice{{netip.MustParsePrefix("10.0.0.0/24"), 1, 9, 1}, {netip.MustParsePrefix("10.0.1.0/24"), 1, 9, 1}, {netip.MustParsePrefix("10.0.2.0/24"), 1, 9, 1}}
-	f.Restore([]Learnt{{netip.MustParsePrefix("203.0.113.0/24"), voices}}, epoch)
+	f.Restore([]Learnt{{netip.MustParsePrefix("203.0.113.0/24"), voices, verdict{}}}, epoch)
 	for i := range 3 * maxResolvers {
 		from := netip.AddrFrom4([4]byte{30, byte(i >> 8), byte(i), 53})
 		f.Ask([]Asked{{from, "london", epoch.Add(time.Duration(i) * time.Millisecond)}, {from, "london", epoch.Add(time.Duration(i) * time.Millisecond)}})
@@ -302,7 +302,7 @@ func TestResolverIsRanked(t *testing.T) {
 		{"too few", learnt(2, 1), 2, 20, false, false},
 		{"not likely enough", learnt(4, 0.5), 4, 20, false, false},
 		{"phones of its own", learnt(4, 1), 4, 20, true, false},
-		{"two name servers know half each", append(learnt(2, 1), Learnt{netip.MustParsePrefix("203.0.113.0/24"), learnt(4, 1)[0].Voices[2:]}), 4, 20, false, true},
+		{"two name servers know half each", append(learnt(2, 1), Learnt{netip.MustParsePrefix("203.0.113.0/24"), learnt(4, 1)[0].Voices[2:], verdict{}}), 4, 20, false, true},
 		{"two name servers know the same", slices.Concat(learnt(2, 1), learnt(2, 1)), 2, 20, false, false},
 		{"none", nil, 4, 20, false, false},
 	} {
@@ -321,6 +321,13 @@ func TestResolverIsRanked(t *testing.T) {
 		if tt.own {
 			m.show("london", "203.0.113.9", 3, 10)
 		}
+		network := netip.MustParsePrefix("203.0.113.0/24")
+		d := m.view().decide(network, m.now)
+		if (d.First == "buffalo") != tt.moves || d.First != "" && d.Since != m.now.Unix() {
+			t.Errorf("%s: decided %+v", tt.name, d)
+		}
+		// What is decided is shared, and ranks.
+		m.in.Learnt = append(m.in.Learnt, Learnt{network, nil, d})
 		v := m.view()
 		order, e := v.order(resolverA), v.Explain(addr(resolverA))
 		if moved := len(order) > 0 && order[0] == "buffalo"; moved != tt.moves || moved != (e.Behind.Order != nil) {
@@ -332,33 +339,65 @@ func TestResolverIsRanked(t *testing.T) {
 	}
 }
 
-// TestResolverStays: phones that are at a node which is nearly as good as the best one stay there.
+// TestResolverStays: what was decided holds for an hour, and as long as no node is clearly better.
 func TestResolverStays(t *testing.T) {
 	t.Parallel()
 	var nodes []pbxmesh.Node // whose places are not known
 	for _, id := range []pbxmesh.NodeID{"london", "buffalo", "singapore"} {
 		nodes = append(nodes, pbxmesh.Node{ID: id, Addresses: buffalo.Addresses})
 	}
-	for there, want := range map[float64]pbxmesh.NodeID{24: "singapore", 28: "buffalo"} {
+	network := netip.MustParsePrefix("203.0.113.0/24")
+	for _, tt := range []struct {
+		name                  string
+		present               pbxmesh.NodeID
+		since                 time.Duration
+		london, buffalo, sing float64 // ms
+		want                  pbxmesh.NodeID
+		changed               bool
+	}{
+		{"better since long", "buffalo", 2 * time.Hour, 100, 60, 20, "singapore", true},
+		{"better, but soon", "buffalo", 59 * time.Minute, 100, 60, 20, "buffalo", false},
+		{"a little better", "buffalo", 2 * time.Hour, 100, 26, 20, "buffalo", false},
+		{"the usual one is better", "buffalo", 2 * time.Hour, 20, 60, 100, "", true},
+		{"the usual one is a little better", "buffalo", 2 * time.Hour, 20, 26, 100, "buffalo", false},
+		{"the usual one is the present one", "", 2 * time.Hour, 20, 60, 100, "", false},
+		{"back to the usual one a while ago", "", 59 * time.Minute, 100, 20, 100, "", false},
+		{"a node that is gone", "jacksonville", 2 * time.Hour, 100, 20, 100, "buffalo", true},
+	} {
 		m := newMesh(t, nodes...)
 		m.in.Order = []pbxmesh.NodeID{"london", "buffalo", "singapore"}
-		l := Learnt{Network: netip.MustParsePrefix("203.0.113.0/24")}
+		l := Learnt{Network: network}
 		for i := range 4 {
 			client := fmt.Sprintf("10.%d.0.1", i)
-			m.show("london", client, 3, 100)
-			m.show("buffalo", client, 3, 20)
-			m.now = m.now.Add(5 * time.Minute)
-			m.show("singapore", client, 3, there)
+			m.show("london", client, 3, tt.london)
+			m.show("buffalo", client, 3, tt.buffalo)
+			m.show("singapore", client, 3, tt.sing)
 			l.Voices = append(l.Voices, Voice{netip.PrefixFrom(addr(client), 24).Masked(), 1, 5, 0.5})
 		}
-		m.now = m.now.Add(5 * time.Minute)
-		for i := range 4 {
-			m.show("singapore", fmt.Sprintf("10.%d.0.1", i), 3, there)
-		}
+		l.verdict = verdict{tt.present, m.now.Add(-tt.since).Unix()}
 		m.in.Learnt = []Learnt{l}
-		if order := m.view().order(resolverA); len(order) == 0 || order[0] != want {
-			t.Errorf("at %v ms, where the phones are: %v, want %s first", there, order, want)
+		d := m.view().decide(network, m.now)
+		if since := l.Since; d.First != tt.want || (d.Since != since) != tt.changed {
+			t.Errorf("%s: %+v", tt.name, d)
 		}
+	}
+}
+
+// TestLatestVerdictCounts: of what several name servers decided the latest counts, and none of
+// times to come.
+func TestLatestVerdictCounts(t *testing.T) {
+	t.Parallel()
+	network := netip.MustParsePrefix("203.0.113.0/24")
+	var list []Learnt
+	for first, at := range map[pbxmesh.NodeID]time.Duration{"london": -2 * time.Hour, "buffalo": -time.Hour, "singapore": time.Hour} {
+		list = append(list, Learnt{network, nil, verdict{first, epoch.Add(at).Unix()}})
+	}
+	list = append(list, Learnt{network, nil, verdict{"atlanta", epoch.Add(-time.Hour).Unix()}})
+	for range 2 {
+		if d := gather(list, epoch)[network].verdict; d.First != "buffalo" {
+			t.Errorf("%+v", d)
+		}
+		slices.Reverse(list)
 	}
 }
 
@@ -401,6 +440,7 @@ func TestBadLearnt(t *testing.T) {
 	}
 	for old, fresh := range map[string]string{
 		`"v":1`: `"v":2`, "203.0.113.0/24": "203.0.113.1/32", "10.0.0.0/24": "10.0.0.0/8", `"p":1`: `"p":1.5`, `"h":2`: `"h":-2`, `"a":0.1`: `"a":1e300`, "}]}]}": "",
+		`"b"`: `"s":-1,"b"`, `,"b"`: `,"f":"no node","b"`,
 		`"b":[`: `"b":[` + strings.Repeat(`{"n":"10.0.0.0/24","p":1,"h":2,"a":0.1},`, maxVoices),
 		`{"v"`:  strings.Repeat(" ", MaxLearntLen) + `{"v"`,
 	} {
@@ -423,7 +463,7 @@ func TestLearntIsBounded(t *testing.T) {
 		list = append(list, l)
 	}
 	f.Restore(list, epoch)
-	notes, err := f.Notes()
+	notes, err := f.Notes(&View{}, epoch)
 	if err != nil || len(notes) != MaxLearntNotes {
 		t.Fatalf("%d notes, %v", len(notes), err)
 	}

@@ -4,11 +4,12 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"math"
 	"net/netip"
 	"slices"
 	"time"
+
+	"pbxmesh"
 )
 
 const (
@@ -16,11 +17,13 @@ const (
 	// outshouts others.
 	maxRegret = 5 * gainMS
 
-	// A resolver's phones are believed to need another node when so many networks are known to
-	// ask through it, and when what they gain together is so many times what it would be by chance of
-	// which of them are known.
+	// A resolver's phones are sent to another node when so many networks are known to ask through
+	// it, when they gain gainMS on average, and when what they gain together is so many times what it
+	// would be by chance of which of them are known; after that for settled at least: by then
+	// they have been there and show how far it is.
 	leastVoices = 3.0
 	clearBy     = 1.0 // deviations
+	settled     = time.Hour
 
 	// maxVoices networks of a resolver are shared.
 	maxVoices = 16
@@ -33,10 +36,23 @@ const (
 )
 
 // Learnt is what a name server found out of a resolver's network: which networks ask through
-// it.
+// it, and which node comes first for them.
 type Learnt struct {
 	Network netip.Prefix `json:"n"`
 	Voices  []Voice      `json:"b"`
+	verdict
+}
+
+// verdict is the node that comes first for a resolver's phones, "" for that of its own place, and
+// since when, in Unix seconds. It is shared, so that all name servers say the same and none
+// forgets it, and of several the latest counts.
+type verdict struct {
+	First pbxmesh.NodeID `json:"f,omitempty"`
+	Since int64          `json:"s,omitempty"`
+}
+
+func (d verdict) after(o verdict) bool {
+	return d.Since > o.Since || d.Since == o.Since && d.First > o.First
 }
 
 // Voice is a network that asks through a resolver, and how likely that is.
@@ -54,8 +70,9 @@ type learntNote struct {
 
 const learntVersion = 1
 
-// Notes returns what is to be shared: the resolvers with the most networks.
-func (f *Followers) Notes() ([]string, error) {
+// Notes returns what is to be shared at a time: the resolvers with the most networks. The View is made of
+// what was shared before.
+func (f *Followers) Notes(v *View, now time.Time) ([]string, error) {
 	var all []Learnt
 	for p, r := range f.resolvers {
 		l := Learnt{Network: p}
@@ -74,6 +91,7 @@ func (f *Followers) Notes() ([]string, error) {
 			return cmp.Or(cmp.Compare(b.Likely, a.Likely), compareNetworks(a.Network, b.Network))
 		})
 		l.Voices = l.Voices[:min(len(l.Voices), maxVoices)]
+		l.verdict = v.decide(p, now)
 		all = append(all, l)
 	}
 	f.stats.Learnt = len(all)
@@ -108,7 +126,7 @@ func ParseLearnt(s string) ([]Learnt, error) {
 	}
 	for i := range note.Resolvers {
 		l := &note.Resolvers[i]
-		if !client(l.Network) || len(l.Voices) > maxVoices {
+		if _, err := pbxmesh.ParseNodeID(string(l.First)); !client(l.Network) || len(l.Voices) > maxVoices || l.Since < 0 || l.First != "" && err != nil {
 			return nil, fmt.Errorf("%w: resolver %v with %d networks", ErrChunk, l.Network, len(l.Voices))
 		}
 		for _, v := range l.Voices {
@@ -134,19 +152,29 @@ func (f *Followers) Restore(list []Learnt, now time.Time) {
 	}
 }
 
+// known is what all name servers together found out of a resolver.
+type known struct {
+	voices map[netip.Prefix]Voice // by network
+	verdict
+}
+
 // gather joins what several name servers found out: who is seen by one asks through the resolver.
-func gather(list []Learnt) map[netip.Prefix]map[netip.Prefix]Voice {
-	out := make(map[netip.Prefix]map[netip.Prefix]Voice)
+// A verdict that is not yet given is none.
+func gather(list []Learnt, until time.Time) map[netip.Prefix]*known {
+	out := make(map[netip.Prefix]*known)
 	for _, l := range list {
-		voices := out[l.Network]
-		if voices == nil {
-			voices = make(map[netip.Prefix]Voice)
-			out[l.Network] = voices
+		k := out[l.Network]
+		if k == nil {
+			k = &known{voices: make(map[netip.Prefix]Voice)}
+			out[l.Network] = k
 		}
 		for _, v := range l.Voices {
-			if v.Likely > voices[v.Network].Likely {
-				voices[v.Network] = v
+			if v.Likely > k.voices[v.Network].Likely {
+				k.voices[v.Network] = v
 			}
+		}
+		if l.verdict.after(k.verdict) && l.Since <= until.Unix() {
+			k.verdict = l.verdict
 		}
 	}
 	return out
@@ -157,16 +185,21 @@ type Behind struct {
 	Networks      int     // of which latencies are known
 	Registrations float64 // of theirs that followed the resolver's queries, about
 
-	// Order is that of the nodes for them, as indexes into View.Nodes; nil when their first
-	// node is not clearly another one than that of the resolver's own place, parent or AS.
+	// Order is that of the nodes for them, as indexes into View.Nodes; nil when it is that of the
+	// resolver's own place, parent or AS.
 	Order []int
+
+	likely float64     // how many of the networks do ask through it
+	costs  [][]float64 // what each node costs each of them, as far as it is likely
+	cost   []float64   // the sum
+	usual  []int       // the order without them
 }
 
 // behind looks at a resolver's network. A network with phones of its own is ranked by these,
 // and so is nobody's resolver.
 func (v *View) behind(p netip.Prefix) (b Behind) {
-	voices := v.learnt[p]
-	if v.networks[p] != nil || len(v.Nodes) == 0 || len(voices) == 0 {
+	k := v.learnt[p]
+	if k == nil || v.networks[p] != nil || len(v.Nodes) == 0 {
 		return b
 	}
 	figures := make([]Figure, len(v.Nodes))
@@ -175,51 +208,79 @@ func (v *View) behind(p netip.Prefix) (b Behind) {
 		n.where = v.places.Where(p.Addr())
 	}
 	v.figures(p, n, figures)
-	usual := judge(figures, 0).Order
-	cost, visits := make([]float64, len(v.Nodes)), make([]float64, len(v.Nodes))
-	var costs [][]float64 // of each network, as often as it is likely
-	sum := 0.0
-	for _, network := range slices.SortedFunc(maps.Keys(voices), compareNetworks) {
-		if n := v.networks[network]; n != nil {
-			c := v.costs(network, n, figures)
-			for i := range c {
-				c[i] *= voices[network].Likely
-				cost[i] += c[i]
-			}
-			for i := range n.observed {
-				visits[n.observed[i].node] += n.observed[i].visits
-			}
-			b.Networks++
-			b.Registrations += voices[network].Hits
-			sum += voices[network].Likely
-			costs = append(costs, c)
+	b.usual = judge(figures, 0).Order
+	b.cost = make([]float64, len(v.Nodes))
+	for _, network := range sortedKeys(k.voices) {
+		n, voice := v.networks[network], k.voices[network]
+		if n == nil {
+			continue
 		}
+		c := v.costs(network, n, figures)
+		for i := range c {
+			c[i] *= voice.Likely
+			b.cost[i] += c[i]
+		}
+		b.costs = append(b.costs, c)
+		b.likely += voice.Likely
+		b.Networks++
+		b.Registrations += voice.Hits
 	}
-	order := slices.Clone(usual)
-	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(cost[a], cost[b]) })
-	best, first := order[0], usual[0]
-	chance := 0.0
-	for _, c := range costs {
-		chance += (c[first] - c[best]) * (c[first] - c[best])
+	if first := v.index(k.First); first >= 0 && first != b.usual[0] {
+		b.Order = slices.Clone(b.usual)
+		slices.SortStableFunc(b.Order, func(x, y int) int {
+			if x == first || y == first {
+				return cmp.Compare(btoi(y == first), btoi(x == first))
+			}
+			return cmp.Compare(b.cost[x], b.cost[y])
+		})
 	}
-	if gain := cost[first] - cost[best]; sum < leastVoices || gain < sum*gainMS || gain < clearBy*math.Sqrt(chance) {
-		return b
+	return b
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
 	}
-	// Where its phones are already they stay when it is nearly as good: all name servers see that.
-	all := 0.0
-	for _, x := range visits {
-		all += x
+	return 0
+}
+
+// index returns the index of a node, -1 for none.
+func (v *View) index(id pbxmesh.NodeID) int {
+	return slices.IndexFunc(v.Nodes, func(n pbxmesh.Node) bool { return n.ID == id })
+}
+
+// decide returns the verdict on a resolver's network at a time: the present one, unless another
+// node is clearly better.
+func (v *View) decide(p netip.Prefix, now time.Time) verdict {
+	k := v.learnt[p]
+	if k == nil {
+		return verdict{}
 	}
-	for i, x := range visits {
-		if x >= settledShare*all && cost[i] <= cost[best]+sum*gainMS/2 {
+	b := v.behind(p)
+	if b.likely < leastVoices || now.Sub(time.Unix(k.Since, 0)) < settled {
+		return k.verdict
+	}
+	present := b.usual[0]
+	if b.Order != nil {
+		present = b.Order[0]
+	}
+	best := present
+	for _, i := range b.usual {
+		if b.cost[i] < b.cost[best] {
 			best = i
 		}
 	}
-	at := slices.Index(order, best)
-	copy(order[1:at+1], order[:at])
-	order[0] = best
-	b.Order = order
-	return b
+	chance := 0.0
+	for _, c := range b.costs {
+		chance += (c[present] - c[best]) * (c[present] - c[best])
+	}
+	if gain := b.cost[present] - b.cost[best]; best == present || gain < b.likely*gainMS || gain < clearBy*math.Sqrt(chance) {
+		return k.verdict
+	}
+	if best == b.usual[0] {
+		return verdict{Since: now.Unix()}
+	}
+	return verdict{v.Nodes[best].ID, now.Unix()}
 }
 
 // costs returns what each node costs a network above its best one.

@@ -55,7 +55,7 @@ type View struct {
 	networks map[netip.Prefix]*network
 	groups   map[groupKey]*group
 	ranked   []Ranked
-	learnt   map[netip.Prefix]map[netip.Prefix]Voice // of resolvers, by network
+	learnt   map[netip.Prefix]*known // of resolvers
 	grid     *grid
 }
 
@@ -129,7 +129,7 @@ func NewView(in Input) *View {
 	}
 	v.trim(limit)
 	v.group()
-	v.learnt = gather(in.Learnt)
+	v.learnt = gather(in.Learnt, in.At.Add(Slot))
 	if p := in.Previous; p != nil && p.places == v.places && slices.EqualFunc(p.Nodes, v.Nodes, func(a, b pbxmesh.Node) bool {
 		return a.ID == b.ID && a.Location == b.Location
 	}) {

@@ -153,7 +153,7 @@ func (r *resolvers) follow(ctx context.Context, now time.Time) {
 	r.followers.Join(now)
 	if now.Sub(r.told) >= learntEvery && r.restored && !r.a.publisher.cut.Load() {
 		r.told = now
-		r.post(ctx)
+		r.post(ctx, now)
 	}
 	r.mu.Lock()
 	r.stats = r.followers.Stats()
@@ -161,8 +161,12 @@ func (r *resolvers) follow(ctx context.Context, now time.Time) {
 }
 
 // post shares what was learnt; notes that are not needed any more are taken back.
-func (r *resolvers) post(ctx context.Context) {
-	values, err := r.followers.Notes()
+func (r *resolvers) post(ctx context.Context, now time.Time) {
+	v := r.a.ranker.view.Load()
+	if v == nil {
+		return // in the first seconds
+	}
+	values, err := r.followers.Notes(v, now)
 	if err != nil {
 		r.a.log.LogAttrs(ctx, slog.LevelError, "what was learnt of resolvers cannot be told", slog.Any("error", err))
 		return

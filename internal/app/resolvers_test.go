@@ -46,6 +46,7 @@ func (s *school) daemon(name string, node bool) *ranker {
 	a := &App{cfg: cfg, log: slog.New(slog.DiscardHandler), now: func() time.Time { return s.now }, publisher: &publisher{to: s.store}}
 	a.ranker = &ranker{a: a, arrivals: latency.NewArrivals(), book: latency.NewBook()}
 	a.ranker.resolvers = newResolvers(a)
+	a.ranker.view.Store(latency.NewView(latency.Input{At: s.now}))
 	return a.ranker
 }
 

@@ -75,7 +75,7 @@ func (s *sim) learn(t testing.TB) {
 	}
 	if s.now.Sub(s.start)%learnEvery == 0 {
 		s.followers.Join(s.now.Add(s.clocks[len(s.nodes)]))
-		notes, err := s.followers.Notes()
+		notes, err := s.followers.Notes(s.view, s.now)
 		if err != nil {
 			t.Fatal(err)
 		}
