@@ -205,6 +205,13 @@ func TestFewFollowersMoveNothing(t *testing.T) {
 		if d := m.view().decide(netip.MustParsePrefix("203.0.113.0/24"), m.now); (d.First == "buffalo") != tt.moves {
 			t.Errorf("%d networks: %+v, learnt %+v", tt.networks, d, m.in.Learnt)
 		}
+		// It is shared with what was learnt.
+		if notes, err = f.Notes(m.view(), m.now); err != nil {
+			t.Fatal(err)
+		}
+		if told := strings.Contains(strings.Join(notes, ""), `"f":"buffalo"`); told != tt.moves {
+			t.Errorf("%d networks: %s", tt.networks, notes)
+		}
 	}
 }
 
@@ -304,6 +311,7 @@ func TestResolverIsRanked(t *testing.T) {
 		{"phones of its own", learnt(4, 1), 4, 20, true, false},
 		{"two name servers know half each", append(learnt(2, 1), Learnt{netip.MustParsePrefix("203.0.113.0/24"), learnt(4, 1)[0].Voices[2:], verdict{}}), 4, 20, false, true},
 		{"two name servers know the same", slices.Concat(learnt(2, 1), learnt(2, 1)), 2, 20, false, false},
+		{"three do, and three that hardly ask through it do not", []Learnt{{netip.MustParsePrefix("203.0.113.0/24"), append(learnt(3, 1)[0].Voices, learnt(6, 0.1)[0].Voices[3:]...), verdict{}}}, 3, 20, false, true},
 		{"none", nil, 4, 20, false, false},
 	} {
 		m := newMesh(t)
@@ -377,6 +385,10 @@ func TestResolverStays(t *testing.T) {
 		l.verdict = verdict{tt.present, m.now.Add(-tt.since).Unix()}
 		m.in.Learnt = []Learnt{l}
 		d := m.view().decide(network, m.now)
+		m.in.Learnt[0].verdict = verdict{"london", 1} // the usual one
+		if b := m.view().behind(network); b.Order != nil || b.Networks != 4 {
+			t.Errorf("%s: %+v", tt.name, b)
+		}
 		if since := l.Since; d.First != tt.want || (d.Since != since) != tt.changed {
 			t.Errorf("%s: %+v", tt.name, d)
 		}
