@@ -116,7 +116,7 @@ func TestLiarsAndResolvers(t *testing.T) {
 		lean := hard
 		lean.networks, lean.liars, lean.rebuild, lean.publish = 400, liars, leanPace, leanPace
 		s := newSim(t, 1, lean)
-		s.run(t, 3*s.interval+shared)
+		s.run(t, 5*s.interval+shared)
 		m := s.moment()
 		t.Log(m)
 		return m
