@@ -411,6 +411,13 @@ func TestLatestVerdictCounts(t *testing.T) {
 		}
 		slices.Reverse(list)
 	}
+	// It holds as long as the resolver asks, whatever is known of its phones by then.
+	f := NewFollowers()
+	f.Ask([]Asked{{addr(resolverA), "london", epoch}, {addr(resolverB), "london", epoch}})
+	notes, err := f.Notes(&View{learnt: gather(list, epoch), Nodes: []pbxmesh.Node{london}}, epoch)
+	if err != nil || len(notes) != 1 || !strings.Contains(notes[0], `"n":"203.0.113.0/24","b":null,"f":"buffalo"`) || strings.Contains(notes[0], "203.0.114") {
+		t.Errorf("%s %v", notes, err)
+	}
 }
 
 // TestBlocksAreTakenOnce: a block that comes again counts once, and of what lies around a query

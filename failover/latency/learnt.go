@@ -84,14 +84,13 @@ func (f *Followers) Notes(v *View, now time.Time) ([]string, error) {
 				sum += likely
 			}
 		}
-		if sum < leastVoices/2 {
-			continue
+		if l.verdict = v.decide(p, now); sum < leastVoices/2 && l.Since == 0 {
+			continue // what was decided is told as long as the resolver asks
 		}
 		slices.SortFunc(l.Voices, func(a, b Voice) int {
 			return cmp.Or(cmp.Compare(b.Likely, a.Likely), compareNetworks(a.Network, b.Network))
 		})
 		l.Voices = l.Voices[:min(len(l.Voices), maxVoices)]
-		l.verdict = v.decide(p, now)
 		all = append(all, l)
 	}
 	f.stats.Learnt = len(all)
