@@ -45,7 +45,7 @@ const (
 	// machine has any.
 	toBuffalo, toLondon = 150 * time.Millisecond, 20 * time.Millisecond
 
-	limit = 14 * time.Minute
+	limit = 17 * time.Minute
 )
 
 var (
