@@ -205,7 +205,20 @@ func TestScenarioStatuses(t *testing.T) {
 		say(lon, status("sip", "1002@"+tenant, sipwire.NewCallID(), on))
 		same("a status in the call", "1002", "confirmed")
 	}
+	// The switch there knows of no call, and puts its phones' lamps out by itself: they are
+	// lit again a moment later.
+	seen = len(subs["1002"][1].Notifies())
+	said := time.Now()
 	say(buffalo, status("sip", "1002@"+tenant, sipwire.NewCallID(), false))
+	took := eventually(t, 5*time.Second, func() string {
+		if all := subs["1002"][1].Notifies()[seen:]; len(all) == 0 && time.Since(said) < time.Second || len(all) > 0 && dialogState(all[len(all)-1]) != "confirmed" {
+			return "an end on the other node: its lamp is not lit again"
+		}
+		return ""
+	})
+	if took > 2*time.Second {
+		t.Errorf("an end on the other node puts the lamp out for %s", took)
+	}
 	same("an end on the other node", "1002", "confirmed")
 	if err := caller.Hangup(within(t, 5*time.Second)); err != nil {
 		t.Fatal(err)
