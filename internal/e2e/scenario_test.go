@@ -1,9 +1,11 @@
 package e2e_test
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -41,6 +43,7 @@ func play(t *testing.T, redisURL string) {
 		{"register", scenarioRegister},
 		{"refresh", scenarioRefresh},
 		{"new port", scenarioNewPort},
+		{"new Call-IDs", scenarioNewCallIDs},
 		{"unregister with another Call-ID", scenarioUnregisterOtherCallID},
 		{"expire", scenarioExpire},
 		{"local call", scenarioLocalCall},
@@ -119,6 +122,47 @@ func scenarioNewPort(t *testing.T, c *cluster) {
 		}
 		return false
 	})
+}
+
+// scenarioNewCallIDs has a phone REGISTER with a new Call-ID every time: no other node is
+// without it for a moment.
+func scenarioNewCallIDs(t *testing.T, c *cluster) {
+	p := c.registered("1008", "127.0.48.1", "london")
+	ctx, stop := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	looks := make(map[string]int)
+	var mu sync.Mutex
+	for _, at := range []string{"buffalo", "singapore"} {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				reply, err := c.nodes[at].app.Lookup(t.Context(), mustAOR(t, "1008"))
+				mu.Lock()
+				looks[at]++
+				mu.Unlock()
+				if err != nil || len(reply.Registrations) == 0 {
+					t.Errorf("%s finds nobody: %v", at, err)
+					return
+				}
+				select {
+				case <-ctx.Done():
+				case <-time.After(2 * time.Millisecond):
+				}
+			}
+		})
+	}
+	for range 20 {
+		if err := p.MoveTo(c.ctx(), c.nodes["london"].sw.SIP(), phone.NewCallID); err != nil {
+			t.Error(err)
+			break
+		}
+		select {
+		case <-t.Context().Done():
+		case <-time.After(100 * time.Millisecond): // the old row is removed meanwhile
+		}
+	}
+	stop()
+	wg.Wait()
+	t.Logf("looked %v times during 20 registrations", looks)
 }
 
 func scenarioUnregisterOtherCallID(t *testing.T, c *cluster) {

@@ -12,10 +12,11 @@ const (
 	DeadPeer = 4 * time.Second
 
 	// SessionExpires is the interval of RFC 4028 between two signs of life in a call,
-	// the least that FreeSWITCH takes. The side that sends them does so at half of it,
-	// the other side hangs up a third of it before its end: nobody is left in silence
-	// for more than a minute. Media say less: a held call has none, nor one whose
-	// ends are silent.
+	// the least that FreeSWITCH takes. The caller's switch sends them at half of it, and
+	// ends the call when nobody answers: 43 to 49 s after the callee's node died. The
+	// callee's switch waits for them until the interval is over: 80 s after the caller's
+	// node died. So nobody is left in silence for longer than it. Media say less: a held
+	// call has none, nor one whose ends are silent.
 	SessionExpires = 90 * time.Second
 )
 
@@ -62,7 +63,7 @@ func (p Profile) Settings() []Setting {
 		Setting{"manage-presence", "false", "lamps belong to the phones' profiles"},
 		Setting{"multiple-registrations", "true", "one row for each remote node that a user is on"},
 		Setting{"timer-T1X64", strconv.FormatInt(DeadPeer.Milliseconds(), 10), "a call to a dead node fails after 4 s instead of 32 s"},
-		Setting{"enable-timer", "true", "session timers (RFC 4028): a call whose other node died ends within a minute, a held one goes on"},
+		Setting{"enable-timer", "true", "session timers (RFC 4028): a call whose other node died ends within 90 s, a held one goes on"},
 		Setting{"session-timeout", seconds, ""},
 		Setting{"minimum-session-expires", seconds, ""},
 		Setting{"update-refresher", "true", "by UPDATE, which leaves the media alone"},

@@ -76,7 +76,7 @@ VALUES
   ('51aebc96-8b7f-52b0-baab-a97278a9d4c8', 'ca49bc4c-138a-5827-be2e-930c27d517d2', 'manage-presence', 'false', 'true', 'lamps belong to the phones'' profiles'),
   ('f7d29561-cc9a-568d-9f7d-81453945b8d2', 'ca49bc4c-138a-5827-be2e-930c27d517d2', 'multiple-registrations', 'true', 'true', 'one row for each remote node that a user is on'),
   ('29b3c7ee-a366-5e0a-a9d5-752e8966324a', 'ca49bc4c-138a-5827-be2e-930c27d517d2', 'timer-T1X64', '4000', 'true', 'a call to a dead node fails after 4 s instead of 32 s'),
-  ('bbed8d63-da95-53ec-9457-c30d9df5d319', 'ca49bc4c-138a-5827-be2e-930c27d517d2', 'enable-timer', 'true', 'true', 'session timers (RFC 4028): a call whose other node died ends within a minute, a held one goes on'),
+  ('bbed8d63-da95-53ec-9457-c30d9df5d319', 'ca49bc4c-138a-5827-be2e-930c27d517d2', 'enable-timer', 'true', 'true', 'session timers (RFC 4028): a call whose other node died ends within 90 s, a held one goes on'),
   ('6734e277-ae3b-5da5-a358-d0ffd5355ef4', 'ca49bc4c-138a-5827-be2e-930c27d517d2', 'session-timeout', '90', 'true', ''),
   ('eef4237e-69f2-5552-b455-18783e1d0f97', 'ca49bc4c-138a-5827-be2e-930c27d517d2', 'minimum-session-expires', '90', 'true', ''),
   ('3ba7f290-e914-5ad1-aa46-01aa9b744d2a', 'ca49bc4c-138a-5827-be2e-930c27d517d2', 'update-refresher', 'true', 'true', 'by UPDATE, which leaves the media alone'),

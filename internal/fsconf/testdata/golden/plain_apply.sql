@@ -73,7 +73,7 @@ VALUES
   ('b88e6699-3825-59b5-bc29-21cc80f2e1e4', 'f1a9e6c3-ac42-5fcf-b153-4981563e7a87', 'manage-presence', 'false', 'true', 'lamps belong to the phones'' profiles'),
   ('e88f7aaf-196b-5b2d-bb46-9af909f6d91f', 'f1a9e6c3-ac42-5fcf-b153-4981563e7a87', 'multiple-registrations', 'true', 'true', 'one row for each remote node that a user is on'),
   ('79566f73-e097-5bba-8784-501c8ca16bca', 'f1a9e6c3-ac42-5fcf-b153-4981563e7a87', 'timer-T1X64', '4000', 'true', 'a call to a dead node fails after 4 s instead of 32 s'),
-  ('ea61cb31-2193-5790-a52a-4925b8fef75d', 'f1a9e6c3-ac42-5fcf-b153-4981563e7a87', 'enable-timer', 'true', 'true', 'session timers (RFC 4028): a call whose other node died ends within a minute, a held one goes on'),
+  ('ea61cb31-2193-5790-a52a-4925b8fef75d', 'f1a9e6c3-ac42-5fcf-b153-4981563e7a87', 'enable-timer', 'true', 'true', 'session timers (RFC 4028): a call whose other node died ends within 90 s, a held one goes on'),
   ('c97e4eca-5272-508e-97ea-330ebfcce3b6', 'f1a9e6c3-ac42-5fcf-b153-4981563e7a87', 'session-timeout', '90', 'true', ''),
   ('a0ff7690-8489-5fd8-bc51-5aa47d304c38', 'f1a9e6c3-ac42-5fcf-b153-4981563e7a87', 'minimum-session-expires', '90', 'true', ''),
   ('1f28ac6f-54f0-5746-9b83-6dbc8317b4a3', 'f1a9e6c3-ac42-5fcf-b153-4981563e7a87', 'update-refresher', 'true', 'true', 'by UPDATE, which leaves the media alone'),
