@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -75,9 +76,9 @@ func meshMedia(t *testing.T, c *cluster) {
 	}
 }
 
-// meshFax has both ends of a call go over to T.38 and back to audio. A switch passes that on
-// when its variables say so, for calls between nodes as for others; else it refuses, and
-// the fax goes on as audio.
+// meshFax has each end of a call go over to T.38, as fax machines do when they have heard one
+// another. A switch passes that on when its variables say so, for calls between nodes as
+// for others; else it refuses, and the fax goes on as audio.
 func meshFax(t *testing.T, c *cluster) {
 	caller, callees := c.nearAndFar(1090, "127.0.139", func(cfg *phone.Config) {
 		cfg.Codecs, cfg.Fax = []phone.Codec{phone.PCMU}, true
@@ -95,37 +96,36 @@ func meshFax(t *testing.T, c *cluster) {
 	for _, passes := range []bool{false, true} {
 		set(fmt.Sprint(passes))
 		for _, callee := range callees {
-			seen := len(callee.Incoming())
-			out, err := caller.Call(c.ctx(), "u"+callee.User())
-			if err != nil {
-				t.Fatal(err)
-			}
-			in, err := callee.WaitIncoming(c.ctx(), seen+1)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, err := out.WaitAnswered(c.ctx()); err != nil {
-				t.Fatalf("%s: %v", callee.User(), err)
-			}
-			for _, side := range []struct {
-				name     string
-				by, with *phone.Call
-			}{{"callee", in, out}, {"caller", out, in}} {
-				err := side.by.Fax(c.ctx())
-				if (err == nil) != passes {
-					t.Errorf("%s, passed on %v, by the %s: %v", callee.User(), passes, side.name, err)
+			for _, first := range []string{"callee", "caller"} {
+				out, in := c.callAs(caller, callee, "u"+callee.User())
+				ctx, stop := context.WithTimeout(c.ctx(), soon/2)
+				for _, p := range []*phone.Phone{caller, callee} {
+					go p.Talk(ctx)
 				}
-				if passes {
-					if i, err := side.with.Wait(c.ctx(), func(i phone.CallInfo) bool { return i.Fax }); err != nil {
-						t.Errorf("%s, by the %s: the other side does not go over to T.38: %+v", callee.User(), side.name, i)
+				for _, p := range []*phone.Phone{caller, callee} {
+					if err := p.WaitHeard(ctx, phone.PCMU, 10); err != nil {
+						t.Errorf("%s hears nothing: %v", p.User(), err)
 					}
 				}
-				t.Logf("%s, passed on %v, by the %s: %v", callee.User(), passes, side.name, err)
-				if err := side.by.Reinvite(c.ctx()); err != nil {
-					t.Errorf("%s, by the %s: back to audio: %v", callee.User(), side.name, err)
+				stop()
+				by, with := in, out
+				if first == "caller" {
+					by, with = out, in
 				}
+				err := by.Fax(c.ctx())
+				if (err == nil) != passes {
+					t.Errorf("%s, passed on %v, by the %s: %v", callee.User(), passes, first, err)
+				}
+				if err == nil {
+					if _, err := with.Wait(c.ctx(), func(i phone.CallInfo) bool { return i.Fax }); err != nil {
+						t.Errorf("%s, by the %s: the other side does not go over to T.38", callee.User(), first)
+					}
+				} else if err := by.Reinvite(c.ctx()); err != nil {
+					t.Errorf("%s, by the %s: on as audio: %v", callee.User(), first, err)
+				}
+				t.Logf("%s, passed on %v, by the %s: %v", callee.User(), passes, first, err)
+				c.hangup(in, out)
 			}
-			c.hangup(in, out)
 		}
 	}
 }
