@@ -73,7 +73,7 @@ func (p *patient) storeFailure(ctx context.Context, err error) Result {
 	for _, known := range []struct{ part, do string }{
 		{"WRONGPASS", "registry.username and registry.password_file must be those of the store"},
 		{"NOAUTH", "the store wants a password: set registry.password_file"},
-		{"NOPERM", "the store's ACL must allow this user all commands on keys " + p.cfg.Registry.KeyPrefix + ":*"},
+		{"NOPERM", "give the user the rights that docs/registry.md lists (ACL SETUSER), for keys and channels of " + p.cfg.Registry.KeyPrefix + ":*"},
 		{"READONLY", "this is a replica: name the primary, or use registry.sentinel"},
 		{"MISCONF", "the store cannot save to its disk: look at its log"},
 		{"OOM", "the store has no memory left: raise maxmemory"},

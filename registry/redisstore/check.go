@@ -9,9 +9,9 @@ import (
 // checkTTL is how long the key of a check outlives a checker that dies.
 const checkTTL = 10 * time.Second
 
-// Check writes a key of its own, removes it, and asks the server for its time. It
-// returns that time and how long one write and one question took; the errors are those
-// of the other methods. Nobody reads the key.
+// Check tries all commands that are needed (Rights), writes a key of its own, removes it, and
+// asks the server for its time. It returns that time and how long one write and one question
+// took; the errors are those of the other methods. Nobody reads the keys.
 func (s *Store) Check(ctx context.Context) (serverTime time.Time, write, read time.Duration, err error) {
 	ctx, cancel := s.bound(ctx)
 	defer cancel()
@@ -19,6 +19,9 @@ func (s *Store) Check(ctx context.Context) (serverTime time.Time, write, read ti
 	// The first question connects; it is not what a daemon waits for later.
 	if err := s.client.Ping(ctx).Err(); err != nil {
 		return time.Time{}, 0, 0, wrap("ask", err)
+	}
+	if err := s.checkRights(ctx); err != nil {
+		return time.Time{}, 0, 0, err
 	}
 	start := time.Now()
 	if err := s.client.Set(ctx, key, "1", checkTTL).Err(); err != nil {

@@ -42,7 +42,6 @@
 //
 // # Access
 //
-// An ACL user needs: ~pbxmesh:* &pbxmesh:* +@hash +@string +@stream +@sortedset +@scripting
-// +@keyspace +@connection +@pubsub +time, and for a cluster +cluster|slots +cluster|shards.
-// Without the channel nobody is told, and notes are read a moment later.
+// Rights and ACL say what an ACL user needs. Without the channel nobody is told, and notes are
+// read a moment later.
 package redisstore

@@ -15,6 +15,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"pbxmesh"
+	"pbxmesh/registry/redisstore"
 )
 
 // TestExchange is the contract that every Exchange keeps.
@@ -28,6 +29,25 @@ func TestExchange(t *testing.T) {
 		t.Parallel()
 		checkExchange(t, NewRedis(RedisOptions{
 			Client: startRedis(t), Prefix: "t:",
+			Nodes: func() []pbxmesh.NodeID { return []pbxmesh.NodeID{"london", "buffalo"} },
+		}))
+	})
+	t.Run("redis, with the rights that a user needs", func(t *testing.T) {
+		t.Parallel()
+		admin := startRedis(t)
+		args := []any{"ACL", "SETUSER", "mesh", "on", ">secret"}
+		for f := range strings.FieldsSeq(redisstore.ACL("t", false)) {
+			args = append(args, f)
+		}
+		if err := admin.Do(t.Context(), args...).Err(); err != nil {
+			t.Fatal(err)
+		}
+		o := *admin.Options()
+		o.Username, o.Password = "mesh", "secret"
+		client := redis.NewClient(&o)
+		t.Cleanup(func() { _ = client.Close() })
+		checkExchange(t, NewRedis(RedisOptions{
+			Client: client, Prefix: "t:",
 			Nodes: func() []pbxmesh.NodeID { return []pbxmesh.NodeID{"london", "buffalo"} },
 		}))
 	})

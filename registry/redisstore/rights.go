@@ -1,0 +1,72 @@
+package redisstore
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+
+	"pbxmesh"
+)
+
+// Rights are the commands that a user of the server needs for everything that daemons and
+// commands of ours do there, on the keys and channels of Prefix:*. A Cluster asks for
+// clusterRights as well.
+var Rights = []string{
+	"client|setname", "del", "eval", "evalsha", "get", "hdel", "hexists", "hget", "hgetall", "hkeys", "hlen", "hmget", "hscan", "hset", "hstrlen", "pexpire", "ping", "pttl",
+	"publish", "select", "set", "subscribe", "time", "type", "unlink", "unsubscribe", "xadd", "xread", "zadd", "zcard", "zrange", "zrangebyscore", "zrem", "zscore",
+}
+
+var clusterRights = []string{"cluster|slots", "cluster|shards", "readonly"}
+
+// ACL returns what follows the name and the password of a user in ACL SETUSER.
+func ACL(prefix string, cluster bool) string {
+	rights := Rights
+	if cluster {
+		rights = slices.Concat(rights, clusterRights)
+	}
+	return fmt.Sprintf("resetkeys ~%[1]s:* resetchannels &%[1]s:* -@all +%[2]s", prefix, strings.Join(rights, " +"))
+}
+
+// checkRights tries every command of Rights on keys that nobody reads, but for those by which
+// each connection begins: without them there is none. The error names those that are not
+// allowed.
+func (s *Store) checkRights(ctx context.Context) error {
+	key := s.o.Prefix + ":check:" + rand.Text()
+	hash, text, stream, set := key+":h", key+":t", key+":x", key+":z"
+	ms := checkTTL.Milliseconds()
+	tries := [][]any{
+		{"hset", hash, "f", "1"}, {"pexpire", hash, ms}, {"hget", hash, "f"}, {"hmget", hash, "f"}, {"hgetall", hash}, {"hkeys", hash},
+		{"hlen", hash}, {"hexists", hash, "f"}, {"hstrlen", hash, "f"}, {"hscan", hash, "0"}, {"hdel", hash, "f"},
+		{"set", text, "1", "px", ms}, {"get", text}, {"pttl", text}, {"type", text},
+		{"xadd", stream, "*", "f", "1"}, {"pexpire", stream, ms}, {"xread", "count", 1, "streams", stream, "0"},
+		{"zadd", set, 1, "m"}, {"pexpire", set, ms}, {"zcard", set}, {"zrange", set, 0, -1}, {"zrangebyscore", set, 0, 1}, {"zscore", set, "m"}, {"zrem", set, "m"},
+		{"eval", "return 1", 1, text}, {"evalsha", strings.Repeat("0", 40), 1, text}, {"time"}, {"ping"}, {"publish", key, ""},
+		{"unlink", hash}, {"del", text}, {"del", stream}, {"del", set},
+	}
+	pipe := s.client.Pipeline()
+	replies := make([]*redis.Cmd, 0, len(tries))
+	for _, args := range tries {
+		replies = append(replies, pipe.Do(ctx, args...))
+	}
+	_, _ = pipe.Exec(ctx) // each reply has its own error
+	var missing []string
+	for i, r := range replies {
+		name := tries[i][0].(string)
+		if err := r.Err(); err != nil && strings.Contains(err.Error(), "NOPERM") && !slices.Contains(missing, name) {
+			missing = append(missing, name)
+		}
+	}
+	sub := s.client.Subscribe(ctx, key)
+	defer sub.Close()
+	if _, err := sub.ReceiveTimeout(ctx, s.o.Timeout); err != nil && strings.Contains(err.Error(), "NOPERM") {
+		missing = append(missing, "subscribe")
+	}
+	if len(missing) > 0 {
+		return fmt.Errorf("%w: redis: NOPERM: the user may not run %s on keys and channels of %s:*", pbxmesh.ErrUnavailable, strings.Join(missing, ", "), s.o.Prefix)
+	}
+	return nil
+}
