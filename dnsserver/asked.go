@@ -1,7 +1,6 @@
 package dnsserver
 
 import (
-	"encoding/binary"
 	"math/rand/v2"
 	"net/netip"
 	"time"
@@ -46,14 +45,8 @@ func newAskedLog(tell func([]Asked)) *askedLog {
 
 // note takes a query without client subnet, and what it is answered with.
 func (l *askedLog) note(resolver netip.Addr, d *selection.Decision, now time.Time) {
-	network := uint64(1 << 63)
-	if resolver = resolver.Unmap(); resolver.Is4() {
-		b := resolver.As4()
-		network |= uint64(binary.BigEndian.Uint32(b[:]) >> 8)
-	} else {
-		b := resolver.As16()
-		network = binary.BigEndian.Uint64(b[:8]) >> 16
-	}
+	resolver = resolver.Unmap()
+	network := selection.UnitOf(resolver)
 	s, at := &l.slots[network*l.odd>>(64-askedBits)], now.UnixNano()
 	if s.network == network && at-s.at < int64(askedEvery) || len(d.Nodes) == 0 {
 		return

@@ -145,7 +145,7 @@ func (c *Choices) made(order int, family Family, client netip.Addr) (v *variants
 	}
 	refusal := 0
 	if len(v.shedders) > 0 || v.spills {
-		unit = unitOf(client)
+		unit = UnitOf(client)
 		for i := range v.shedders {
 			if refuses(v.shedders[i].hash, unit, v.shedders[i].shed) {
 				refusal |= 1 << i

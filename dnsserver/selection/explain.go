@@ -66,7 +66,7 @@ func (c *Choices) Why(client netip.Addr, family Family) Why {
 	v, made, _ := c.made(order, family, client)
 	w.Living, w.Panic, w.Nodes = v.living, d.Panic, d.Nodes
 	for i, id := range v.living {
-		if refuses(nodeHash(id), unitOf(client), v.beyond[i]) {
+		if refuses(nodeHash(id), UnitOf(client), v.beyond[i]) {
 			w.Refuses = append(w.Refuses, id)
 		}
 	}

@@ -62,8 +62,9 @@ const (
 	unitBits6 = 48
 )
 
-// unitOf returns the number of client's unit, 0 for a client that is not known.
-func unitOf(client netip.Addr) uint64 {
+// UnitOf returns a number of client's network (/24, IPv6 /48), its own alone; 0 for a client that
+// is not known. An IPv4 address is unmapped.
+func UnitOf(client netip.Addr) uint64 {
 	switch {
 	case client.Is4():
 		b := client.As4()

@@ -194,19 +194,11 @@ func decodeArrivals(s string) (out block, err error) {
 			return out, fmt.Errorf("%w: %d arrivals, at most %d are told", ErrChunk, len(out.list)+n, maxArrivals)
 		}
 		for ; n > 0; n-- {
-			var network netip.Prefix
-			if width == bits4/8 {
-				network = netip.PrefixFrom(netip.AddrFrom4([4]byte{b[0], b[1], b[2]}), bits4)
-			} else {
-				a := [16]byte{}
-				copy(a[:], b[:width])
-				network = netip.PrefixFrom(netip.AddrFrom16(a), bits6)
-			}
 			at := out.start*1000 + int64(b[width])*arrivalStep
 			if at >= out.start*1000+ArrivalsEvery.Milliseconds() {
 				return out, fmt.Errorf("%w: an arrival after its block", ErrChunk)
 			}
-			out.list = append(out.list, arrival{network, at})
+			out.list = append(out.list, arrival{readNetwork(b, width), at})
 			b = b[width+1:]
 		}
 	}

@@ -127,15 +127,18 @@ func decodeChunk(s string) (asOf time.Time, entries []entry, err error) {
 	return asOf, entries, nil
 }
 
-func decodeEntry(b []byte, width int) (entry, error) {
-	var network netip.Prefix
+// readNetwork reads the width bytes of a network's address: a /24 or a /48.
+func readNetwork(b []byte, width int) netip.Prefix {
 	if width == bits4/8 {
-		network = netip.PrefixFrom(netip.AddrFrom4([4]byte{b[0], b[1], b[2]}), bits4)
-	} else {
-		a := [16]byte{}
-		copy(a[:], b[:width])
-		network = netip.PrefixFrom(netip.AddrFrom16(a), bits6)
+		return netip.PrefixFrom(netip.AddrFrom4([4]byte{b[0], b[1], b[2]}), bits4)
 	}
+	a := [16]byte{}
+	copy(a[:], b[:width])
+	return netip.PrefixFrom(netip.AddrFrom16(a), bits6)
+}
+
+func decodeEntry(b []byte, width int) (entry, error) {
+	network := readNetwork(b, width)
 	tail := b[width:]
 	e := entry{
 		network: network, estimate: quarters(binary.BigEndian.Uint16(tail)),
