@@ -177,16 +177,22 @@ func transferRecords(m *mesh) {
 				// nodes the caller's node keeps its own, and the callee's node adds
 				// where the call went. What the caller transfers begins anew on one
 				// node too.
-				want := []string{"local|" + user(0) + "|" + user(1) + "|" + to}
+				// The account is that of who called; where the call went from the callee's
+				// node or phone, it is the callee's.
+				row := func(caller, number, destination, account string) string {
+					return strings.Join([]string{"local", caller, number, destination, "account-" + account}, "|")
+				}
+				want := []string{row(user(0), user(1), to, user(0))}
 				if by == "caller" {
-					want = []string{"local|" + user(0) + "|" + user(1) + "|" + user(1), "local|" + user(1) + "|" + to + "|" + to}
+					want = []string{row(user(0), user(1), user(1), user(0)), row(user(1), to, to, user(1))}
 				} else if l.caller != l.callee {
-					want = []string{"local|" + user(0) + "|" + user(1) + "|" + user(1), "local|" + user(0) + "|" + to + "|" + to}
+					want = []string{row(user(0), user(1), user(1), user(0)), row(user(0), to, to, user(1))}
 				}
 				rows := m.importRecords()
 				got := make([]string, len(rows))
 				for n, row := range rows {
-					got[n] = strings.Join(strings.SplitN(row, "|", 5)[:4], "|")
+					fields := strings.Split(row, "|")
+					got[n] = strings.Join(append(fields[:4:4], fields[len(fields)-1]), "|")
 				}
 				slices.Sort(got)
 				slices.Sort(want)

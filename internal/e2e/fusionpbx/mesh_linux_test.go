@@ -86,12 +86,13 @@ func (n *node) forget(patterns ...string) {
 	}
 }
 
-// provision makes the extensions 1000 to 1199 in both tenants, without voicemail.
+// provision makes the extensions 1000 to 1199 in both tenants, without voicemail, each
+// with an account of its own.
 func (m *mesh) provision() {
 	for i, tenant := range tenants {
 		m.inst.sql(`INSERT INTO v_extensions (extension_uuid, domain_uuid, extension, password, accountcode, effective_caller_id_name, effective_caller_id_number,
 		    directory_visible, directory_exten_visible, limit_max, limit_destination, user_context, call_timeout, enabled)
-		  SELECT gen_random_uuid(), '%[1]s', n::text, 'secret-' || n, '%[2]s', 'User ' || n, n::text, true, true, '5', '!USER_BUSY', '%[2]s', 10, true
+		  SELECT gen_random_uuid(), '%[1]s', n::text, 'secret-' || n, 'account-' || n, 'User ' || n, n::text, true, true, '5', '!USER_BUSY', '%[2]s', 10, true
 		  FROM generate_series(1000, 1199) n`, domainID(i), tenant)
 	}
 }

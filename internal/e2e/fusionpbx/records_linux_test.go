@@ -1,6 +1,7 @@
 package fusionpbx
 
 import (
+	"encoding/json"
 	"io/fs"
 	"net/netip"
 	"path/filepath"
@@ -69,14 +70,15 @@ func recordedOnce(m *mesh) {
 }
 
 // importRecords has FusionPBX read the call records of both nodes, and returns the rows
-// since the last call, each as direction, caller, destination, extension, context, domain.
+// since the last call, each as direction, caller, destination, extension, whether the
+// extension is known, domain, cause, other leg, seconds, seconds answered and account.
 func (m *mesh) importRecords() []string {
 	m.Helper()
 	for _, n := range m.nodes() {
 		m.inst.sql("UPDATE v_default_settings SET default_setting_value = '%s', default_setting_enabled = true WHERE default_setting_category = 'switch' AND default_setting_subcategory = 'log'", filepath.Join(n.dir, "log"))
 		m.inst.php(n.dir, "app/xml_cdr/xml_cdr_import.php", "500")
 	}
-	rows := m.inst.sql(`SELECT coalesce(direction, ''), caller_id_number, caller_destination, destination_number, coalesce(extension_uuid::text, '') <> '', coalesce(domain_name, ''), coalesce(hangup_cause, ''), coalesce(bridge_uuid::text, ''), duration, billsec
+	rows := m.inst.sql(`SELECT coalesce(direction, ''), caller_id_number, caller_destination, destination_number, coalesce(extension_uuid::text, '') <> '', coalesce(domain_name, ''), coalesce(hangup_cause, ''), coalesce(bridge_uuid::text, ''), duration, billsec, coalesce(accountcode, '')
 	  FROM v_xml_cdr ORDER BY start_epoch`)
 	m.inst.sql("DELETE FROM v_xml_cdr")
 	if rows == "" {
@@ -85,18 +87,60 @@ func (m *mesh) importRecords() []string {
 	return strings.Split(rows, "\n")
 }
 
-// One call, one row.
+// legs returns what the channels of both nodes say of who pays, sorted: node, direction,
+// profile, account and tenant of each, "-" for what a channel does not know. The leg that
+// the callee's node makes to the phone is left out: it has no record, and the leg that
+// arrived there stands for it.
+func (m *mesh) legs() (out []string) {
+	m.Helper()
+	for _, n := range m.nodes() {
+		var list struct {
+			Rows []struct{ UUID, Direction, Name string } `json:"rows"`
+		}
+		if err := json.Unmarshal([]byte(n.api("show channels as json")), &list); err != nil {
+			m.Fatal(err)
+		}
+		var own []string
+		arrived := false
+		for _, c := range list.Rows {
+			profile, _, _ := strings.Cut(strings.TrimPrefix(c.Name, "sofia/"), "/")
+			if profile == n.profile() {
+				profile = "mesh"
+			}
+			arrived = arrived || c.Direction == "inbound" && profile == "mesh"
+			line := n.name + " " + c.Direction + " " + profile
+			for _, name := range []string{"accountcode", "domain_uuid"} {
+				value := n.api("uuid_getvar " + c.UUID + " " + name)
+				line += " " + map[bool]string{true: "-", false: value}[value == "" || value == "_undef_"]
+			}
+			own = append(own, line)
+		}
+		if arrived {
+			own = slices.DeleteFunc(own, func(line string) bool { return strings.HasPrefix(line, n.name+" outbound internal ") })
+		}
+		out = append(out, own...)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// One call, one row, with the caller's account. Who is called has an account too, which
+// the legs to that phone have on whatever node: it pays for where they are sent on.
 func callRecords(m *mesh) {
 	one, two, three := m.phone("1091", m.a), m.phone("1092", m.b), m.phone("1093", m.a)
 	m.ringGroup("8091", "simultaneous", 15, "1092", "1093")
 	m.importRecords()
+	tenant := " " + domainID(0)
+	caller := "pbx1 inbound internal account-1091" + tenant
 	for _, tc := range []struct {
 		name, number string
 		rings        []*phone.Phone
+		legs         []string // nil for the first of a ring group: its script makes the legs
 	}{
-		{"between the nodes", "1092", []*phone.Phone{two}},
-		{"on one node", "1093", []*phone.Phone{three}},
-		{"a ring group", "8091", []*phone.Phone{three, two}},
+		{"on one node", "1093", []*phone.Phone{three}, []string{caller, "pbx1 outbound internal account-1093" + tenant}},
+		{"between the nodes", "1092", []*phone.Phone{two}, []string{caller, "pbx1 outbound mesh account-1092" + tenant, "pbx2 inbound mesh account-1092" + tenant}},
+		{"a ring group on one node", "8091", []*phone.Phone{two, three}, []string{caller, "pbx1 outbound internal -" + tenant}},
+		{"a ring group between the nodes", "8091", []*phone.Phone{three, two}, []string{caller, "pbx1 outbound mesh -" + tenant, "pbx2 inbound mesh account-1092" + tenant}},
 	} {
 		for _, p := range tc.rings {
 			p.SetBehaviour(phone.RingForever())
@@ -110,18 +154,25 @@ func callRecords(m *mesh) {
 			m.Fatal(err)
 		}
 		m.answered(out, in)
-		m.hangup(out, in)
-		var rows []string
-		eventually(m.T, tc.name+": a record", func() bool {
-			rows = append(rows, m.importRecords()...)
-			return len(rows) > 0
+		var legs []string
+		eventually(m.T, tc.name+": the others have stopped ringing", func() bool {
+			legs = m.legs()
+			return len(legs) == len(tc.legs)
 		})
-		m.Logf("%s:\n  %s", tc.name, strings.Join(rows, "\n  "))
+		if !slices.Equal(legs, tc.legs) {
+			m.Errorf("%s: the legs are\n  %s\nwant\n  %s", tc.name, strings.Join(legs, "\n  "), strings.Join(tc.legs, "\n  "))
+		}
+		m.hangup(out, in)
+		m.idle() // a record is written before its channel is gone
+		rows := m.importRecords()
+		m.Logf("%s:\n  %s\n  %s", tc.name, strings.Join(legs, "\n  "), strings.Join(rows, "\n  "))
 		if len(rows) != 1 {
 			m.Errorf("%s: %d rows, want one:\n  %s", tc.name, len(rows), strings.Join(rows, "\n  "))
 		}
-		if !strings.HasPrefix(rows[0], "local|1091|"+tc.number+"|") {
-			m.Errorf("%s: the row is %s", tc.name, rows[0])
+		for _, row := range rows {
+			if !strings.HasPrefix(row, "local|1091|"+tc.number+"|"+tc.number+"|t|a.test|NORMAL_CLEARING|") || !strings.HasSuffix(row, "|account-1091") {
+				m.Errorf("%s: the row is %s", tc.name, row)
+			}
 		}
 	}
 }

@@ -1,25 +1,39 @@
 package fusionpbx
 
 import (
+	"slices"
+	"strings"
+
 	"pbxmesh/fixtures/phone"
 )
 
-// Blind transfers of a call between nodes, by the callee and by the caller: to an
-// extension of either node, a ring group, a follow-me extension and a mailbox.
+// Blind transfers of a call on one node and of one between nodes, by the callee and by
+// the caller: to an extension of either node, a ring group, a follow-me extension and a
+// mailbox. What the callee transfers is known, on the callee's node, as a call of the
+// tenant and with an account: on one node the caller's, between nodes the callee's.
 func transfers(m *mesh) {
 	m.ringGroup("8061", "simultaneous", 15, "1061", "1062")
 	m.followMe("1063", "1061", "1062")
 	m.mailbox("1064")
 	m.speedDial("5", "1061")
 	one, two := m.voice("1061", m.a), m.voice("1062", m.b)
-	caller, callee := m.voice("1065", m.a), m.voice("1066", m.b)
-	for _, by := range []string{"callee", "caller"} {
+	caller, near, far := m.voice("1065", m.a), m.voice("1067", m.a), m.voice("1066", m.b)
+	for _, l := range []struct {
+		by     string
+		callee *phone.Phone
+		leg    string // the one that goes on
+	}{
+		{"callee", near, "pbx1 inbound internal account-1065 "},
+		{"callee", far, "pbx2 inbound mesh account-1066 "},
+		{"caller", far, "pbx1 outbound mesh account-1066 "},
+	} {
+		by, callee := l.by, l.callee
 		for _, tc := range []struct {
 			name, target string
 			rings        []*phone.Phone
 		}{
 			{"to an extension of the caller's node", "1061", []*phone.Phone{one}},
-			{"to an extension of the callee's node", "1062", []*phone.Phone{two}},
+			{"to an extension of the other node", "1062", []*phone.Phone{two}},
 			{"to a ring group", "8061", []*phone.Phone{one, two}},
 			{"to a follow-me extension", "1063", []*phone.Phone{one, two}},
 			{"to a speed dial", "*05", []*phone.Phone{one}},
@@ -36,12 +50,13 @@ func transfers(m *mesh) {
 				transferrer, stays, other = out, in, callee
 			}
 			if err := transferrer.Refer(m.ctx(), "sip:"+tc.target+"@"+tenants[0], nil); err != nil {
-				m.Errorf("by the %s %s: %v", by, tc.name, err)
+				m.Errorf("%s, by the %s %s: %v", callee.User(), by, tc.name, err)
 				m.hangup(out, in)
 				continue
 			}
 			if tc.rings == nil {
 				m.leave(stays, "1064")
+				m.idle()
 				continue
 			}
 			var calls []*phone.Call
@@ -57,10 +72,14 @@ func transfers(m *mesh) {
 			}
 			m.hear(other, tc.rings[len(tc.rings)-1], "5")
 			if info := stays.Info(); info.State != phone.Answered {
-				m.Errorf("by the %s %s: the other side is %v", by, tc.name, info.State)
+				m.Errorf("%s, by the %s %s: the other side is %v", callee.User(), by, tc.name, info.State)
 			}
-			m.Logf("by the %s %s: connected", by, tc.name)
+			if legs := m.legs(); !slices.Contains(legs, l.leg+domainID(0)) {
+				m.Errorf("%s, by the %s %s: no leg is\n  %s\namong\n  %s", callee.User(), by, tc.name, l.leg+domainID(0), strings.Join(legs, "\n  "))
+			}
+			m.Logf("%s, by the %s %s: connected", callee.User(), by, tc.name)
 			m.hangup(last, stays)
+			m.idle()
 			m.silent(one, two, caller, callee)
 		}
 	}
