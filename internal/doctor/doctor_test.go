@@ -110,6 +110,8 @@ func TestSick(t *testing.T) {
 			"mesh strangers", Fail, "asks strangers for a password (407)", "auth-calls-acl-only", "mesh list"},
 		{"strangers may call", func(t *testing.T, m *mesh) { m.answering(t, 480) },
 			"mesh strangers", Fail, "takes calls of strangers (480)", "restart the profile mesh", "mesh list"},
+		{"a stranger's call rings", func(t *testing.T, m *mesh) { m.answering(t, 180) },
+			"mesh strangers", Fail, "takes calls of strangers (180)", "restart the profile mesh", "mesh list"},
 		{"a peer is away", func(t *testing.T, m *mesh) {
 			if err := m.london.Kill(); err != nil {
 				t.Fatal(err)

@@ -37,9 +37,9 @@ var seconds = strconv.Itoa(int(meshcontext.SessionExpires / time.Second))
 
 func rules(profile string) []rule {
 	return []rule{
-		{"auth-calls", truth(true), "true", Fail, "without it everybody may call"},
+		{"auth-calls", truth(true), "true", Fail, "with neither it nor the list everybody may call"},
 		{"auth-calls-acl-only", truth(true), "true", Fail, "without it who is not in the list is asked for a password, and with one of any user may call"},
-		{"apply-inbound-acl", func(v []string) bool { return slices.Contains(v, profile) }, profile, Fail, "without it the nodes are asked for a password"},
+		{"apply-inbound-acl", func(v []string) bool { return slices.Contains(v, profile) }, profile, Fail, "without it the nodes are refused, or asked for a password"},
 		{"disable-register", truth(true), "true", Warn, "phones could register where nobody looks for them"},
 		{"manage-presence", truth(false), "false", Warn, "lamps belong to the phones' profiles"},
 		{"multiple-registrations", func(v []string) bool {
