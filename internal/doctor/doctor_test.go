@@ -306,6 +306,29 @@ func TestNameServers(t *testing.T) {
 	}
 }
 
+// A call of doctor's ends whatever becomes of it (RFC 3261 sections 9.1, 13.2.2.4, 17.1.1.3).
+func TestKnockEnds(t *testing.T) {
+	t.Parallel()
+	const to = " sip:pbxmesh-doctor@pbxmesh.invalid SIP/2.0"
+	for status, want := range map[int][]string{
+		180: {"INVITE" + to, "CANCEL" + to, "ACK" + to},
+		200: {"INVITE" + to, "ACK sip:far@127.0.0.9:5090 SIP/2.0", "BYE sip:far@127.0.0.9:5090 SIP/2.0"},
+		480: {"INVITE" + to, "ACK" + to},
+	} {
+		m := &mesh{cfg: config.Defaults()}
+		m.cfg.Node = &config.Node{}
+		requests := m.answering(t, status)
+		if got, err := knock(t.Context(), netip.MustParseAddr("127.0.0.1"), m.cfg.Node.MeshAddress); err != nil || got != status {
+			t.Errorf("%d: %d, %v", status, got, err)
+		}
+		for _, line := range want {
+			if got := <-requests; got != line {
+				t.Errorf("%d: %q comes, want %q", status, got, line)
+			}
+		}
+	}
+}
+
 // What fsconf writes is what doctor wants to see.
 func TestFSConfPasses(t *testing.T) {
 	t.Parallel()

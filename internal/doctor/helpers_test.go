@@ -77,8 +77,9 @@ var sofiaConf = `<configuration name="sofia.conf"><profiles><profile name="inter
 <param name="all-reg-options-ping" value="true"/></settings></profile><profile name="mesh"><settings>
 ` + meshSettings() + `</settings></profile></profiles></configuration>`
 
-// answering puts somebody at the mesh address who answers every INVITE with status.
-func (m *mesh) answering(t *testing.T, status int) {
+// answering puts somebody at the mesh address who answers every INVITE with status, and
+// returns what comes in: the first lines of the requests.
+func (m *mesh) answering(t *testing.T, status int) (requests <-chan string) {
 	t.Helper()
 	conn, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
@@ -86,19 +87,32 @@ func (m *mesh) answering(t *testing.T, status int) {
 	}
 	t.Cleanup(func() { _ = conn.Close() })
 	m.cfg.Node.MeshAddress = conn.LocalAddr().(*net.UDPAddr).AddrPort()
+	out := make(chan string, 100)
 	go func() {
+		defer close(out)
 		buf := make([]byte, 4096)
+		invite := ""
 		for {
 			n, from, err := conn.ReadFromUDPAddrPort(buf)
 			if err != nil {
 				return
 			}
-			if _, rest, ok := strings.Cut(string(buf[:n]), "INVITE sip:"); ok {
-				_, headers, _ := strings.Cut(rest, "\r\n")
+			line, headers, _ := strings.Cut(string(buf[:n]), "\r\n")
+			out <- line
+			answer := func(status int, headers string) {
 				_, _ = conn.WriteToUDPAddrPort([]byte("SIP/2.0 "+strconv.Itoa(status)+" No\r\n"+headers), from)
+			}
+			switch method, _, _ := strings.Cut(line, " "); method {
+			case "INVITE":
+				invite = strings.Replace(headers, "Contact: ", "Contact: <sip:far@127.0.0.9:5090>\r\nX-Contact: ", 1)
+				answer(status, invite)
+			case "CANCEL":
+				answer(200, headers)
+				answer(487, invite)
 			}
 		}
 	}()
+	return out
 }
 
 // meshSettings are those of the profile that pbxmesh fsconf writes.
