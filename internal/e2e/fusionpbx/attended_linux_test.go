@@ -179,27 +179,35 @@ func transferRecords(m *mesh) {
 				// node too.
 				// The account is that of who called; where the call went from the callee's
 				// node or phone, it is the callee's.
-				row := func(caller, number, destination, account string) string {
-					return strings.Join([]string{"local", caller, number, destination, "account-" + account}, "|")
-				}
 				want := []string{row(user(0), user(1), to, user(0))}
 				if by == "caller" {
 					want = []string{row(user(0), user(1), user(1), user(0)), row(user(1), to, to, user(1))}
 				} else if l.caller != l.callee {
 					want = []string{row(user(0), user(1), user(1), user(0)), row(user(0), to, to, user(1))}
 				}
-				rows := m.importRecords()
-				got := make([]string, len(rows))
-				for n, row := range rows {
-					fields := strings.Split(row, "|")
-					got[n] = strings.Join(append(fields[:4:4], fields[len(fields)-1]), "|")
-				}
-				slices.Sort(got)
-				slices.Sort(want)
-				if !slices.Equal(got, want) {
-					m.Errorf("%s, by the %s to %s: records\n  %s\nwant\n  %s", l.name, by, to, strings.Join(rows, "\n  "), strings.Join(want, "\n  "))
-				}
+				m.recordsAre(l.name+", by the "+by+" to "+to, want...)
 			}
 		}
+	}
+}
+
+// row is what a record says of who called what number, where that went and who pays.
+func row(caller, number, destination, account string) string {
+	return strings.Join([]string{"local", caller, number, destination, "account-" + account}, "|")
+}
+
+// recordsAre checks the records of what was played since the last time, in any order.
+func (m *mesh) recordsAre(what string, want ...string) {
+	m.Helper()
+	rows := m.importRecords()
+	got := make([]string, len(rows))
+	for i, r := range rows {
+		fields := strings.Split(r, "|")
+		got[i] = strings.Join(append(fields[:4:4], fields[len(fields)-1]), "|")
+	}
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		m.Errorf("%s: records\n  %s\nwant\n  %s", what, strings.Join(rows, "\n  "), strings.Join(want, "\n  "))
 	}
 }

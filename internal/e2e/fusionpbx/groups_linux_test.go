@@ -1,9 +1,12 @@
 package fusionpbx
 
 import (
+	"net/netip"
+	"strings"
 	"time"
 
 	"pbxmesh/fixtures/phone"
+	"pbxmesh/fixtures/softphone"
 )
 
 // Ring groups whose members are on both nodes, called from each.
@@ -81,6 +84,75 @@ func ringGroups(m *mesh) {
 		m.answered(out, in)
 		m.hangup(out, in)
 		m.silent(near, far, both, second, last)
+	}
+}
+
+// A simultaneous ring group with a user who has a phone over TLS on one node and one on
+// the other. The ring group's script takes the contacts apart by itself, and spoils what
+// is not escaped in them.
+func ringGroupTLS(m *mesh) {
+	m.ringGroup("8185", "simultaneous", 15, "1185", "1186")
+	m.towns++
+	secure, err := softphone.Start(softphone.Config{
+		Kind: softphone.Baresip, User: "1185", Domain: tenants[0], Password: "secret-1185", Transport: "tls", Dir: m.TempDir(),
+		Local: netip.AddrFrom4([4]byte{127, 0, 110, byte(m.towns)}), Registrar: netip.AddrPortFrom(m.b.host, 5061),
+	})
+	if err != nil {
+		m.Fatal(err)
+	}
+	m.Cleanup(func() {
+		if m.Failed() {
+			m.Logf("%s said:\n%s", secure, secure.Log())
+		}
+		_ = secure.Close()
+	})
+	if err := secure.WaitRegistered(m.ctx(), 1); err != nil {
+		m.Fatal(err)
+	}
+	plain, other := m.phone("1185", m.a), m.phone("1186", m.a)
+	eventually(m.T, "pbx1 knows that 1185 is on pbx2 too", func() bool {
+		return strings.Contains(m.a.contacts("1185", tenants[0]), ";fs_path=sip%3A"+m.b.host.String()+"%3A5090")
+	})
+	for _, n := range m.nodes() {
+		m.Logf("%s reaches 1185 by %s", n.name, n.contacts("1185", tenants[0]))
+	}
+	// A phone over TLS is called on its own connection: the switch notes how.
+	if got := m.b.contacts("1185", tenants[0]); !strings.Contains(got, "fs_path=sip%3A") || !strings.Contains(got, "%3Btransport%3Dtls") {
+		m.Errorf("pbx2 reaches the phone over TLS by %s", got)
+	}
+	rang := 0
+	for _, caller := range []*phone.Phone{m.phone("1187", m.a), m.phone("1188", m.b)} {
+		for _, p := range []*phone.Phone{plain, other} {
+			p.SetBehaviour(phone.RingForever())
+		}
+		out := m.dial(caller, "8185")
+		for _, p := range []*phone.Phone{plain, other} {
+			m.rings(p)
+		}
+		rang++
+		call, err := secure.WaitRinging(m.ctx(), rang)
+		if err != nil {
+			m.Fatalf("the phone over TLS does not ring: %v", err)
+		}
+		if err := secure.Answer(); err != nil {
+			m.Fatal(err)
+		}
+		if _, err := out.WaitAnswered(m.ctx()); err != nil {
+			m.Fatal(err)
+		}
+		if _, err := secure.WaitAnswered(m.ctx()); err != nil {
+			m.Fatal(err)
+		}
+		m.bridged()
+		m.Logf("called from %s: the phone over TLS rang through %v and answered", caller.User(), call.Via)
+		if err := out.Hangup(m.ctx()); err != nil {
+			m.Error(err)
+		}
+		if _, err := secure.WaitEnded(m.ctx()); err != nil {
+			m.Error(err)
+		}
+		m.idle()
+		m.silent(plain, other)
 	}
 }
 

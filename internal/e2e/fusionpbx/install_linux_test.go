@@ -67,8 +67,11 @@ func install(t *testing.T) *installation {
 	if n := i.sql("SELECT count(*) FROM v_dialplans WHERE dialplan_name = 'local_extension'"); n == "0" {
 		t.Fatal("the defaults of FusionPBX are not there")
 	}
-	// What its own installer leaves to the operator: no IPv6 on this loopback, and a
+	// What its own installer leaves to the operator: phones over TLS are called on the
+	// connection that they opened, no IPv6 on this loopback, and a
 	// recording needs a format that this FreeSWITCH can write.
+	i.sql(`INSERT INTO v_sip_profile_settings (sip_profile_setting_uuid, sip_profile_uuid, sip_profile_setting_name, sip_profile_setting_value, sip_profile_setting_enabled)
+	  SELECT gen_random_uuid(), sip_profile_uuid, 'tls-always-nat', 'true', true FROM v_sip_profiles WHERE sip_profile_name = 'internal'`)
 	i.sql("UPDATE v_sip_profiles SET sip_profile_enabled = false WHERE sip_profile_name LIKE '%%ipv6'")
 	i.sql("UPDATE v_dialplans SET dialplan_xml = replace(dialplan_xml, 'record_ext=mp3', 'record_ext=wav')")
 	i.sql("UPDATE v_default_settings SET default_setting_value = 'wav' WHERE default_setting_value = 'mp3'")

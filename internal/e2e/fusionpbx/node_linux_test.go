@@ -62,6 +62,9 @@ func newNode(inst *installation, name, host string) *node {
 	n.replace("conf/autoload_configs/event_socket.conf.xml", `name="listen-ip" value="[^"]*"`, `name="listen-ip" value="`+host+`"`)
 	// Two switches on one machine: each takes an address for what FusionPBX calls local_ip_v4.
 	n.replace("conf/vars.xml", `<include>`, "<include>\n<X-PRE-PROCESS cmd=\"set\" data=\"local_ip_v4="+host+"\"/>")
+	// Phones may come over TLS; the switch makes the certificate.
+	n.replace("conf/vars.xml", `internal_ssl_enable=false`, `internal_ssl_enable=true`)
+	n.write("conf/tls/README", "")
 	args := []string{"-nf", "-nc", "-nonat", "-nonatmap", "-u", "root", "-g", "root"}
 	for _, d := range []string{"conf", "log", "db", "run", "temp", "storage", "recordings", "cache", "certs", "scripts", "sounds", "grammar", "htdocs"} {
 		path := filepath.Join(n.dir, d)
@@ -93,7 +96,8 @@ func newNode(inst *installation, name, host string) *node {
 	return n
 }
 
-// ready waits for the event socket and the two profiles that FusionPBX brings.
+// ready waits for the event socket and the two profiles that FusionPBX brings, one of
+// which listens for TLS too.
 func (n *node) ready() {
 	n.t.Helper()
 	eventually(n.t, n.name+" runs its profiles", func() bool {
@@ -107,7 +111,7 @@ func (n *node) ready() {
 			n.conn = conn
 			n.t.Cleanup(func() { _ = conn.Close() })
 		}
-		return strings.Count(n.api("sofia xmlstatus"), ">RUNNING") == 2
+		return strings.Count(n.api("sofia xmlstatus"), ">RUNNING") == 3
 	})
 	if got := n.api("hostname"); got != n.name {
 		n.t.Fatalf("the switch says that it is %q, want %q", got, n.name)

@@ -2,6 +2,7 @@ package fusionpbx
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 
 	"pbxmesh/fixtures/phone"
@@ -82,6 +83,33 @@ func transfers(m *mesh) {
 			m.idle()
 			m.silent(one, two, caller, callee)
 		}
+	}
+}
+
+// A forward in the phone itself: it answers 302 with another extension in Contact.
+// Whoever is where, that one rings and nobody else, as on one node. For the records it
+// is a transfer by the callee.
+func redirects(m *mesh) {
+	m.importRecords()
+	for i, l := range m.layouts() {
+		user := func(n int) string { return strconv.Itoa(1170 + 3*i + n) }
+		caller, callee, target := m.voice(user(0), l.caller), m.voice(user(1), l.callee), m.voice(user(2), l.target)
+		callee.SetBehaviour(phone.Redirect("sip:" + target.User() + "@" + tenants[0]))
+		out := m.dial(caller, callee.User())
+		in := m.rings(target)
+		m.answered(out, in)
+		m.hear(caller, target, "6")
+		m.hear(target, caller, "7")
+		m.hangup(out, in)
+		m.idle()
+		m.seen[callee]++ // the call that it redirected
+		m.silent(caller, callee, target)
+		want := []string{row(user(0), user(1), user(2), user(0))}
+		if l.caller != l.callee {
+			want = []string{row(user(0), user(1), user(1), user(0)), row(user(0), user(2), user(2), user(1))}
+		}
+		m.recordsAre(l.name, want...)
+		m.Logf("%s: redirected, the call to %s came %v after the one to %s was dialled", l.name, target.User(), in.Info().StartedAt.Sub(out.Info().StartedAt), callee.User())
 	}
 }
 
