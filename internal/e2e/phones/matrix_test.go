@@ -142,9 +142,13 @@ func (x *matrix) phone(s seat, early bool) {
 	if s.calls {
 		atOnce = 2
 	}
+	name := ""
+	if s.kind == softphone.Linphone {
+		name = x.name
+	}
 	x.phones[s] = x.m.phone(x.t, s.town, softphone.Config{
 		Kind: s.kind, Registrar: x.m.nodes[s.town].listens(s.transport), Transport: s.transport, Codecs: offers[s.offer].codecs,
-		Name: x.name, EarlyMedia: early, MaxCalls: atOnce, Expires: 10 * time.Minute,
+		Name: name, EarlyMedia: early, MaxCalls: atOnce, Expires: 10 * time.Minute,
 	})
 }
 
@@ -153,7 +157,7 @@ type matrix struct {
 	t      *testing.T
 	m      *mesh
 	meter  *softphone.Meter
-	name   string // of everybody, as phones show it
+	name   string // of every Linphone, as phones show it
 	phones map[seat]*softphone.Phone
 
 	mu     sync.Mutex
