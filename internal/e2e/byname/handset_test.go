@@ -59,7 +59,7 @@ func (m *mesh) models(b *browser.Browser) []func(interval time.Duration) (*hands
 		}
 		for _, transport := range []string{"udp", "tcp"} {
 			all = append(all, func(interval time.Duration) (*handset, error) {
-				return newSoftphone(kind, transport, interval)
+				return newSoftphone(kind, transport, interval, netip.AddrPortFrom(nameServers[0], 53))
 			})
 		}
 	}
@@ -69,11 +69,11 @@ func (m *mesh) models(b *browser.Browser) []func(interval time.Duration) (*hands
 	return all
 }
 
-func newSoftphone(kind softphone.Kind, transport string, interval time.Duration) (*handset, error) {
+func newSoftphone(kind softphone.Kind, transport string, interval time.Duration, server netip.AddrPort) (*handset, error) {
 	h := &handset{model: string(kind), transport: transport, interval: interval, user: newUser()}
 	p, err := softphone.Start(softphone.Config{
 		Kind: kind, User: h.user, Domain: zone, Password: password(h.user), Local: localAddress(h.user),
-		DNS: netip.AddrPortFrom(nameServers[0], 53), Transport: transport, Expires: interval,
+		DNS: server, Transport: transport, Expires: interval,
 	})
 	if err != nil {
 		return nil, err

@@ -1,7 +1,7 @@
 package phones_test
 
 import (
-	"context"
+	"cmp"
 	"fmt"
 	"maps"
 	"os"
@@ -14,11 +14,14 @@ import (
 	"pbxmesh/fixtures/softphone"
 )
 
-// offers are the codec lists of the matrix's phones, the most liked first.
-var offers = []struct {
+// offer is a list of codecs, the most liked first.
+type offer struct {
 	name   string
 	codecs []softphone.Codec
-}{
+}
+
+// offers are those of the matrix's phones.
+var offers = []offer{
 	{"opus+g722+pcmu", []softphone.Codec{softphone.Opus, softphone.G722, softphone.PCMU}},
 	{"pcmu", []softphone.Codec{softphone.PCMU}},
 	{"pcma", []softphone.Codec{softphone.PCMA}},
@@ -34,13 +37,15 @@ const matrixPlan = `<context name="default"><extension name="local"><condition f
 </condition></extension></context>`
 
 // outcomes of a pair, in the order of the table.
-var outcomes = []string{"answer", "digits", "hold by caller", "hold by callee", "busy", "early media", "refuse", "no answer", "cancel"}
+var outcomes = []string{"answer", "digits", "hold by caller", "hold by callee", "busy", "carried", "early media", "refuse", "no answer", "cancel"}
 
-// pair is two phones of the matrix: a column of cells.
+// pair is two phones of the matrix: a column of cells. by and with are their transports, ""
+// for UDP.
 type pair struct {
 	caller, callee softphone.Kind
 	from, to       string
 	offer, accept  int
+	by, with       string
 }
 
 // alike are pairs that differ in their nodes only.
@@ -50,7 +55,34 @@ func (p pair) alike() pair {
 }
 
 func (p pair) String() string {
-	return fmt.Sprintf("%s at %s (%s) calls %s at %s (%s)", p.caller, p.from, offers[p.offer].name, p.callee, p.to, offers[p.accept].name)
+	return fmt.Sprintf("%s at %s (%s) calls %s at %s (%s)", p.caller, p.from, p.calling().offers(), p.callee, p.to, p.called().offers())
+}
+
+// seat is a phone of the matrix: what it is, where, and whether it shares a node with phones
+// that call while it is called.
+type seat struct {
+	kind      softphone.Kind
+	town      string
+	offer     int
+	transport string
+	calls     bool // only, and may make a second call; else it does both, one at a time
+}
+
+func (s seat) offers() string {
+	return strings.TrimSpace(offers[s.offer].name + " " + s.transport)
+}
+
+// wire names a transport as Via does.
+func wire(transport string) string { return strings.ToUpper(cmp.Or(transport, "udp")) }
+
+// calling and called are the seats of a pair. Phones of one kind that call one another are
+// two, also on one node.
+func (p pair) calling() seat {
+	return seat{kind: p.caller, town: p.from, offer: p.offer, transport: p.by, calls: p.caller == p.callee}
+}
+
+func (p pair) called() seat {
+	return seat{kind: p.callee, town: p.to, offer: p.accept, transport: p.with}
 }
 
 // TestScenarioMatrix calls between real phones on three real switches, across nodes and
@@ -64,12 +96,8 @@ func TestScenarioMatrix(t *testing.T) {
 	meter, err := softphone.NewMeter()
 	must(t, err)
 	t.Cleanup(meter.Close)
-	x := &matrix{t: t, m: m, meter: meter, busy: map[*softphone.Phone]bool{}, got: map[pair]map[string]string{}, wire: map[pair]map[string]string{}}
-	x.change = sync.NewCond(&x.mu)
-	todo := x.pairs()
-	for _, p := range todo {
-		x.got[p], x.wire[p] = map[string]string{}, map[string]string{}
-	}
+	todo := pairsOfOffers()
+	x := newMatrix(m, meter, todo)
 	began := time.Now()
 	x.boot(todo, false)
 	x.run(todo, (*talk).play)
@@ -79,8 +107,13 @@ func TestScenarioMatrix(t *testing.T) {
 	t.Logf("%d pairs in %s\n%s", len(x.got), time.Since(began).Round(time.Second), x.table())
 }
 
-func key(kind softphone.Kind, town string, offer int) string {
-	return fmt.Sprint(town, " ", kind, " ", offer)
+func newMatrix(m *mesh, meter *softphone.Meter, todo []pair) *matrix {
+	x := &matrix{t: m.t, m: m, meter: meter, busy: map[*softphone.Phone]bool{}, got: map[pair]map[string]string{}, wire: map[pair]map[string]string{}}
+	x.change = sync.NewCond(&x.mu)
+	for _, p := range todo {
+		x.got[p], x.wire[p] = map[string]string{}, map[string]string{}
+	}
+	return x
 }
 
 // boot starts the phones of the pairs, instead of those that run, and returns when all
@@ -89,26 +122,34 @@ func (x *matrix) boot(todo []pair, early bool) {
 	for _, p := range x.phones {
 		must(x.t, p.Close())
 	}
-	x.phones = map[string]*softphone.Phone{}
+	x.phones = map[seat]*softphone.Phone{}
 	for _, p := range todo {
-		x.phone(p.caller, p.from, p.offer, early)
-		x.phone(p.callee, p.to, p.accept, early)
+		x.phone(p.calling(), early)
+		x.phone(p.called(), early)
 	}
-	for k, p := range x.phones {
-		town, _, _ := strings.Cut(k, " ")
-		x.m.isAt(x.t, p, town)
+	for s, p := range x.phones {
+		x.m.isAt(x.t, p, s.town)
 	}
 }
 
 // phone starts a phone of the matrix, if it does not run. Its node is told to it: under
 // load its look-ups would name another one now and then.
-func (x *matrix) phone(kind softphone.Kind, town string, offer int, early bool) {
-	k := key(kind, town, offer)
-	if x.phones[k] == nil {
-		x.phones[k] = x.m.phone(x.t, town, softphone.Config{
-			Kind: kind, Registrar: x.m.nodes[town].sw.SIP(), Codecs: offers[offer].codecs, EarlyMedia: early, MaxCalls: 1, Expires: 10 * time.Minute,
-		})
+func (x *matrix) phone(s seat, early bool) {
+	if x.phones[s] != nil {
+		return
 	}
+	atOnce := 1
+	if s.calls {
+		atOnce = 2
+	}
+	name := ""
+	if s.kind == softphone.Linphone {
+		name = x.name
+	}
+	x.phones[s] = x.m.phone(x.t, s.town, softphone.Config{
+		Kind: s.kind, Registrar: x.m.nodes[s.town].listens(s.transport), Transport: s.transport, Codecs: offers[s.offer].codecs,
+		Name: name, EarlyMedia: early, MaxCalls: atOnce, Expires: 10 * time.Minute,
+	})
 }
 
 // matrix is the phones and what became of their calls.
@@ -116,7 +157,8 @@ type matrix struct {
 	t      *testing.T
 	m      *mesh
 	meter  *softphone.Meter
-	phones map[string]*softphone.Phone
+	name   string // of every Linphone, as phones show it
+	phones map[seat]*softphone.Phone
 
 	mu     sync.Mutex
 	change *sync.Cond
@@ -125,9 +167,9 @@ type matrix struct {
 	wire   map[pair]map[string]string // what both phones sent and received meanwhile
 }
 
-// pairs are all of them: each node to each, also to itself, each kind to the other one.
+// pairsOfOffers are all of them: each node to each, also to itself, each kind to the other one.
 // PBXMESH_MATRIX names a part of a pair's name to run only those, and their references.
-func (x *matrix) pairs() []pair {
+func pairsOfOffers() []pair {
 	var out []pair
 	part := os.Getenv("PBXMESH_MATRIX")
 	for offer := range offers {
@@ -135,7 +177,7 @@ func (x *matrix) pairs() []pair {
 			for i, from := range towns {
 				for j, to := range towns {
 					for _, k := range pairs {
-						p := pair{k.caller, k.callee, from, to, offer, accept}
+						p := pair{caller: k.caller, callee: k.callee, from: from, to: to, offer: offer, accept: accept}
 						// One node is enough for what happens on one.
 						same := i == j
 						if same && i > 0 || part != "" && !strings.Contains(p.String(), part) && !same {
@@ -165,7 +207,7 @@ func (x *matrix) run(todo []pair, play func(*talk)) {
 	defer x.mu.Unlock()
 	for len(todo) > 0 {
 		i := slices.IndexFunc(todo, func(p pair) bool {
-			return !x.busy[x.phones[key(p.caller, p.from, p.offer)]] && !x.busy[x.phones[key(p.callee, p.to, p.accept)]]
+			return !x.busy[x.phones[p.calling()]] && !x.busy[x.phones[p.called()]]
 		})
 		if i < 0 {
 			x.change.Wait()
@@ -173,11 +215,14 @@ func (x *matrix) run(todo []pair, play func(*talk)) {
 		}
 		p := todo[i]
 		todo = slices.Delete(todo, i, i+1)
-		caller, callee := x.phones[key(p.caller, p.from, p.offer)], x.phones[key(p.callee, p.to, p.accept)]
+		caller, callee := x.phones[p.calling()], x.phones[p.called()]
 		x.busy[caller], x.busy[callee] = true, true
 		wg.Go(func() {
 			common := slices.ContainsFunc(offers[p.offer].codecs, func(c softphone.Codec) bool { return slices.Contains(offers[p.accept].codecs, c) })
-			k := &talk{x: x, caller: caller, callee: callee, common: common, got: map[string]string{}, wire: map[string]string{}}
+			k := &talk{
+				x: x, caller: caller, callee: callee, common: common, twice: p.caller != softphone.Linphone || p.calling().calls,
+				got: map[string]string{}, wire: map[string]string{},
+			}
 			play(k)
 			x.mu.Lock()
 			defer x.mu.Unlock()
@@ -220,6 +265,7 @@ func (x *matrix) judge() {
 		}
 		for o, want := range map[string]string{
 			"answer":      "200, early false, both heard, rang 1",
+			"carried":     fmt.Sprintf("from the caller by %s, to the callee by %s", wire(p.by), wire(p.with)),
 			"early media": fmt.Sprintf("183, caller heard %v, callee heard true, then 200, both heard", p.callee == softphone.Linphone),
 		} {
 			if got[o] != want {
@@ -243,328 +289,26 @@ func (x *matrix) judge() {
 	}
 }
 
-// table shows per offer and outcome what happens on one node, and in how many of the
-// pairs across nodes it is the same.
+// table shows per reference what happens on one node, and in how many of the pairs across
+// nodes it is the same.
 func (x *matrix) table() string {
 	var out strings.Builder
-	for _, k := range pairs {
-		for offer := range offers {
-			for accept := range offers {
-				fmt.Fprintf(&out, "%s %s -> %s %s\n", k.caller, offers[offer].name, k.callee, offers[accept].name)
-				ref := x.reference(pair{caller: k.caller, callee: k.callee, offer: offer, accept: accept})
-				for _, o := range outcomes {
-					same, all := 0, 0
-					for p, got := range x.got {
-						if p.alike() == (pair{caller: k.caller, callee: k.callee, offer: offer, accept: accept}) && p.from != p.to {
-							all++
-							if got[o] == ref[o] {
-								same++
-							}
-						}
+	references := slices.DeleteFunc(slices.Collect(maps.Keys(x.got)), func(p pair) bool { return p.from != p.to })
+	slices.SortFunc(references, func(a, b pair) int { return strings.Compare(a.String(), b.String()) })
+	for _, ref := range references {
+		fmt.Fprintf(&out, "%s %s -> %s %s\n", ref.caller, ref.calling().offers(), ref.callee, ref.called().offers())
+		for _, o := range outcomes {
+			same, all := 0, 0
+			for p, got := range x.got {
+				if p.alike() == ref.alike() && p.from != p.to {
+					all++
+					if got[o] == x.got[ref][o] {
+						same++
 					}
-					fmt.Fprintf(&out, "   %-15s %d of %d as on one node: %s\n", o, same, all, ref[o])
 				}
 			}
+			fmt.Fprintf(&out, "   %-15s %d of %d as on one node: %s\n", o, same, all, x.got[ref][o])
 		}
 	}
 	return out.String()
-}
-
-// talk is the calls of one pair.
-type talk struct {
-	x              *matrix
-	caller, callee *softphone.Phone
-	common         bool // they have a codec in common
-	got, wire      map[string]string
-	rung           int
-}
-
-// step bounds one thing that a phone is waited for.
-const step = 20 * time.Second
-
-// play plays everything but early media.
-func (k *talk) play() {
-	k.parts([]part{{k.answered, outcomes[:5]}, {k.refused, outcomes[6:7]}, {k.unanswered, outcomes[7:8]}, {k.cancelled, outcomes[8:9]}})
-}
-
-// speaking plays early media.
-func (k *talk) speaking() { k.parts([]part{{k.early, outcomes[5:6]}}) }
-
-// part is a call, and the outcomes that it shows.
-type part struct {
-	run   func(context.Context) error
-	names []string
-}
-
-func (k *talk) parts(all []part) {
-	for _, part := range all {
-		ctx, cancel := context.WithTimeout(k.x.t.Context(), 3*step)
-		k.caller.Forget()
-		k.callee.Forget()
-		k.rung = 0
-		err := part.run(ctx)
-		for _, o := range part.names {
-			if err != nil && k.got[o] == "" {
-				k.got[o] = "FAILED: " + err.Error()
-			}
-			k.wire[o] = k.messages()
-			if strings.Contains(k.got[o], "INCOMPATIBLE") && k.common {
-				k.wire[o] += k.x.m.logs()
-			}
-		}
-		cancel()
-		ctx, cancel = context.WithTimeout(k.x.t.Context(), step)
-		for _, p := range []*softphone.Phone{k.caller, k.callee} {
-			if err := p.HangupAll(ctx); err != nil {
-				k.got[part.names[0]] += " FAILED to end: " + err.Error()
-			}
-		}
-		cancel()
-	}
-}
-
-// messages are what both phones sent and received since the part began.
-func (k *talk) messages() string {
-	var out strings.Builder
-	for _, p := range []*softphone.Phone{k.caller, k.callee} {
-		for _, m := range p.Trace() {
-			way := "got from"
-			if m.Sent {
-				way = "sent to"
-			}
-			fmt.Fprintf(&out, "%s %s %s %s: %s, %s, Call-ID %s\n%s\n", m.At.Format("15:04:05.000"), p, way, m.Remote, m.Start, m.Header("CSeq"), m.Header("Call-ID"), m.Body)
-		}
-	}
-	return out.String()
-}
-
-// ring dials and returns when the callee rings, once.
-func (k *talk) ring(ctx context.Context) error {
-	if err := k.caller.Call(k.callee.User()); err != nil {
-		return err
-	}
-	k.rung++
-	ctx, cancel := context.WithTimeout(ctx, step)
-	defer cancel()
-	if _, err := k.callee.WaitRinging(ctx, k.rung); err != nil {
-		calls := k.caller.Trace().Calls()
-		return fmt.Errorf("%w; the caller sees %+v", err, calls[max(0, len(calls)-1):])
-	}
-	return nil
-}
-
-// talking waits until both phones hear the other one.
-func (k *talk) talking(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, step)
-	defer cancel()
-	for _, p := range []*softphone.Phone{k.caller, k.callee} {
-		if err := k.x.meter.WaitHeard(ctx, p, 10); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// answered is a call with digits, hold and a second caller's attempt.
-func (k *talk) answered(ctx context.Context) error {
-	if err := k.ring(ctx); err != nil {
-		return err
-	}
-	early := len(k.caller.Trace().Calls()) > 0 && k.caller.Trace().Calls()[0].Early
-	if err := k.callee.Answer(); err != nil {
-		return err
-	}
-	call, err := k.taken(ctx)
-	if err != nil {
-		return err
-	}
-	if call.Ended { // no codec in common: one switch does not transcode either
-		for _, o := range outcomes[:5] {
-			k.got[o] = ended(call)
-		}
-		return nil
-	}
-	if err := k.talking(ctx); err != nil {
-		return err
-	}
-	k.got["answer"] = fmt.Sprintf("%d, early %v, both heard, rang %d", call.Status, early, len(k.callee.Trace().Calls()))
-	if err := k.digits(ctx); err != nil {
-		k.got["digits"] = "FAILED: " + err.Error()
-	}
-	for _, h := range []struct {
-		name string
-		by   *softphone.Phone
-	}{{"hold by caller", k.caller}, {"hold by callee", k.callee}} {
-		if err := k.held(ctx, h.by, h.name); err != nil {
-			k.got[h.name] = "FAILED: " + err.Error()
-		}
-	}
-	return k.second(ctx)
-}
-
-// digits tells what arrives. Digits can be lost on one node too: Linphone sends them at
-// the rate of opus, which baresip does not hear.
-func (k *talk) digits(ctx context.Context) error {
-	for _, way := range []struct {
-		from, to *softphone.Phone
-		digits   string
-	}{{k.caller, k.callee, "12#"}, {k.callee, k.caller, "*90"}} {
-		if err := way.from.Digits(ctx, way.digits); err != nil {
-			return err
-		}
-		short, cancel := context.WithTimeout(ctx, step/4)
-		_ = way.to.WaitDigits(short, way.digits)
-		cancel()
-	}
-	k.got["digits"] = fmt.Sprintf("callee hears %q, caller hears %q", k.callee.Received(), k.caller.Received())
-	return nil
-}
-
-func (k *talk) held(ctx context.Context, by *softphone.Phone, name string) error {
-	ctx, cancel := context.WithTimeout(ctx, step)
-	defer cancel()
-	if err := by.Hold(true); err != nil {
-		return err
-	}
-	call, err := by.WaitCall(ctx, "its hold", func(c softphone.Call) bool {
-		return c.Mine != "sendrecv" && c.Theirs != "sendrecv" || c.Ended
-	})
-	if err != nil {
-		return err
-	}
-	if err := by.Hold(false); err != nil {
-		return err
-	}
-	_, err = by.WaitCall(ctx, "the end of its hold", func(c softphone.Call) bool {
-		return c.Mine == "sendrecv" && c.Theirs == "sendrecv" || c.Ended
-	})
-	if err != nil {
-		return err
-	}
-	if err := k.talking(ctx); err != nil {
-		return err
-	}
-	k.got[name] = call.Mine + " answered " + call.Theirs + ", both heard afterwards"
-	return nil
-}
-
-// taken waits until the call is answered, or over.
-func (k *talk) taken(ctx context.Context) (softphone.Call, error) {
-	ctx, cancel := context.WithTimeout(ctx, step)
-	defer cancel()
-	return k.caller.WaitCall(ctx, "an answer", func(c softphone.Call) bool { return c.Answered || c.Ended })
-}
-
-// second calls again, while the callee talks and takes one call only.
-func (k *talk) second(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, step)
-	defer cancel()
-	if k.caller.Kind() == softphone.Linphone {
-		k.got["busy"] = "not tried: Linphone's limit of one call holds for calls that it makes too"
-		return nil
-	}
-	if err := k.caller.Call(k.callee.User()); err != nil {
-		return err
-	}
-	err := k.caller.Wait(ctx, "the end of the second call", func(t softphone.Trace) bool {
-		calls := t.Calls()
-		return len(calls) == 2 && calls[1].Ended
-	})
-	if err != nil {
-		return err
-	}
-	k.got["busy"] = ended(k.caller.Trace().Calls()[1])
-	return nil
-}
-
-// ended tells how a call ended that was not answered.
-func ended(c softphone.Call) string {
-	if c.Answered {
-		return "FAILED: it was answered"
-	}
-	return strings.TrimSpace(fmt.Sprint(c.Status, " ", c.Reason))
-}
-
-func (k *talk) early(ctx context.Context) error {
-	if err := k.ring(ctx); err != nil {
-		return err
-	}
-	short, cancel := context.WithTimeout(ctx, step/4)
-	defer cancel()
-	call, err := k.caller.WaitCall(short, "early media", func(c softphone.Call) bool { return c.Early || c.Ended })
-	switch {
-	case err != nil:
-		return err
-	case call.Ended:
-		k.got["early media"] = ended(call)
-		return nil
-	}
-	heard := k.x.meter.WaitHeard(short, k.callee, 10) == nil
-	spoke := k.callee.Kind() == softphone.Linphone // baresip 1.0 announces it and says nothing
-	if spoke {
-		spoke = k.x.meter.WaitHeard(short, k.caller, 10) == nil
-	}
-	if err := k.callee.Answer(); err != nil {
-		return err
-	}
-	if call, err = k.taken(ctx); err != nil {
-		return err
-	}
-	if err := k.talking(ctx); err != nil {
-		return err
-	}
-	k.got["early media"] = fmt.Sprintf("183, caller heard %v, callee heard %v, then %d, both heard", spoke, heard, call.Status)
-	return k.caller.HangupAll(ctx)
-}
-
-func (k *talk) refused(ctx context.Context) error {
-	if err := k.ring(ctx); err != nil {
-		return err
-	}
-	if err := k.callee.Hangup(); err != nil {
-		return err
-	}
-	call, err := k.caller.WaitEnded(ctx)
-	k.set("refuse", call, err)
-	return err
-}
-
-func (k *talk) unanswered(ctx context.Context) error {
-	if err := k.ring(ctx); err != nil {
-		return err
-	}
-	call, err := k.caller.WaitEnded(ctx)
-	if err != nil {
-		return err
-	}
-	k.set("no answer", call, err)
-	there, err := k.callee.WaitEnded(ctx)
-	k.got["no answer"] += fmt.Sprint(", callee ", there.Status)
-	return err
-}
-
-func (k *talk) cancelled(ctx context.Context) error {
-	if err := k.ring(ctx); err != nil {
-		return err
-	}
-	// A phone that says no by itself has nothing to be cancelled.
-	if calls := k.callee.Trace().Calls(); calls[len(calls)-1].Status < 300 {
-		if err := k.caller.HangupAll(ctx); err != nil {
-			return err
-		}
-	}
-	call, err := k.caller.WaitEnded(ctx)
-	if err != nil {
-		return err
-	}
-	k.set("cancel", call, err)
-	there, err := k.callee.WaitEnded(ctx)
-	k.got["cancel"] += fmt.Sprint(", callee ", there.Status)
-	return err
-}
-
-func (k *talk) set(outcome string, c softphone.Call, err error) {
-	if err == nil {
-		k.got[outcome] = ended(c)
-	}
 }

@@ -44,6 +44,7 @@ type mesh struct {
 	hook  bool     // the dialplan asks the daemon; otherwise it dials as stock ones do
 	plan  string   // of a real switch, instead of the usual context "default"
 	naptr []string // dns.transports
+	tls   bool     // the switches take phones over TLS as well
 	store *memory.Store
 	lamps native.Exchange
 	nodes map[string]*node
@@ -60,6 +61,14 @@ type node struct {
 	socket netip.AddrPort
 }
 
+// listens is where a switch takes phones over a transport: UDP and TCP share a port.
+func (n *node) listens(transport string) netip.AddrPort {
+	if sw, ok := n.sw.(*realswitch.Switch); ok && transport == "tls" {
+		return sw.TLS()
+	}
+	return n.sw.SIP()
+}
+
 func password(user string) string { return "secret-" + user }
 
 // realBinary returns the freeswitch binary of this run, "" for simulated switches.
@@ -72,6 +81,7 @@ type options struct {
 	hook  bool
 	plan  string
 	naptr []string
+	tls   bool
 }
 
 // newMesh boots the nodes and returns when every daemon sees every node up. It skips
@@ -90,7 +100,7 @@ func newMesh(t *testing.T, o options) *mesh {
 		t.Skip("SKIPPED, NOT TESTED: only root can give Linphone a name server")
 	}
 	m := &mesh{
-		t: t, real: realBinary() != "", net: o.net, hook: o.hook, plan: o.plan, naptr: o.naptr, store: memory.New(memory.Options{}), lamps: native.NewMemory(),
+		t: t, real: realBinary() != "", net: o.net, hook: o.hook, plan: o.plan, naptr: o.naptr, tls: o.tls, store: memory.New(memory.Options{}), lamps: native.NewMemory(),
 		nodes: map[string]*node{},
 	}
 	t.Cleanup(func() { _ = m.store.Close() })
@@ -150,6 +160,9 @@ func (m *mesh) newNode(i int, name string) *node {
 		opts := []realswitch.Option{realswitch.WithMesh(m.writtenByFSConf)}
 		if m.plan != "" {
 			opts = append(opts, realswitch.WithDialplan(m.plan+m.writtenByFSConf(netip.AddrPort{}).Context))
+		}
+		if m.tls {
+			opts = append(opts, realswitch.WithTLS())
 		}
 		n.sw, err = realswitch.New(cfg, realBinary(), opts...)
 	} else {
@@ -286,7 +299,7 @@ func (m *mesh) registered(t *testing.T, at string, cfg softphone.Config) *softph
 func (m *mesh) isAt(t *testing.T, p *softphone.Phone, at string) {
 	t.Helper()
 	must(t, p.Wait(bounded(t), "a registration at "+at, func(tr softphone.Trace) bool {
-		return tr.Registrar() == m.nodes[at].sw.SIP()
+		return tr.Registrar().IsValid() && tr.Registrar().Addr() == m.nodes[at].sw.SIP().Addr()
 	}))
 	for _, n := range m.nodes {
 		if pid, ok := n.sw.(interface{ PID() int }); ok && pid.PID() == 0 {
