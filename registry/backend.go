@@ -17,8 +17,8 @@ var (
 	// node. Nothing was written.
 	ErrFenced = errors.New("another daemon publishes for this node")
 
-	// ErrLost says that the store does not hold what the writer published, or
-	// that a reader asked for a repair: publish everything again.
+	// ErrLost says that the store does not hold what the writer published: publish
+	// everything again.
 	ErrLost = errors.New("the store lost this node's records")
 
 	// ErrNoMesh says that the store answered and holds no node at all: it is empty, or
@@ -88,9 +88,8 @@ type Publisher interface {
 	// ErrFenced, as a HeldError, when a live lease of an instance exists that is
 	// neither l.Instance nor l.Over, and ErrFenced when the store is at a higher
 	// term: the lease is then not written. ErrLost when the store does not
-	// hold l.Term and l.Seq or another number of records than l.Digests counts,
-	// or when RequestRepair was called: the lease is written all the same. With
-	// l.Term 0 only the lease is looked at.
+	// hold l.Term and l.Seq or another number of records than l.Digests counts:
+	// the lease is written all the same. With l.Term 0 only the lease is looked at.
 	Renew(ctx context.Context, l Lease) error
 
 	// Leave ends l's lease at once if it is still l.Instance's, and nothing
@@ -101,7 +100,7 @@ type Publisher interface {
 	Announce(ctx context.Context, a Announcement) error
 }
 
-// Source is what a reader needs of a store.
+// Source is what a reader needs of a store. It changes nothing there.
 //
 // All methods are for concurrent use, return within the deadline of ctx (and
 // within a bound of the store's own when it has none), and report a store that
@@ -109,6 +108,8 @@ type Publisher interface {
 // always means that the store was asked and has nothing. What they return has
 // been validated; what did not pass was skipped and counted.
 type Source interface {
+	Records
+
 	// Members returns every announced node and how many entries were skipped.
 	// With an error the slice is nil.
 	Members(ctx context.Context) (members []Announcement, bad int, err error)
@@ -118,6 +119,14 @@ type Source interface {
 	// nothing about the other nodes. bad counts leases that were skipped.
 	Leases(ctx context.Context, nodes []pbxmesh.NodeID) (leases map[pbxmesh.NodeID]Lease, bad int, err error)
 
+	// Partition returns the group of nodes that one Follow can serve. It asks
+	// nobody and never changes for a node.
+	Partition(node pbxmesh.NodeID) string
+}
+
+// Records reads what nodes published. Readers follow other nodes' by it, and a
+// writer looks whether its own stand as it published them. See Source.
+type Records interface {
 	// Snapshot calls each for every record of node, and returns from where to
 	// Follow. Records newer than the returned cursor may be among them, and a
 	// record may come twice. each may keep the record.
@@ -130,14 +139,6 @@ type Source interface {
 	// to wait for the first one; none and a nil error when there were none. The
 	// nodes of one call must share a Partition.
 	Follow(ctx context.Context, after []Cursor, wait time.Duration) ([]Batch, error)
-
-	// Partition returns the group of nodes that one Follow can serve. It asks
-	// nobody and never changes for a node.
-	Partition(node pbxmesh.NodeID) string
-
-	// RequestRepair asks the node's writer to publish everything again; it hears
-	// of it when it next renews its lease.
-	RequestRepair(ctx context.Context, node pbxmesh.NodeID) error
 }
 
 // SnapshotInfo is what a snapshot says beside its records.

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"pbxmesh"
 )
@@ -58,9 +59,9 @@ func keyAOR(key string) (pbxmesh.AOR, error) {
 	return aor, nil
 }
 
-// encodeRegistration returns r as a record without a sequence. It refuses what
-// decodeRegistration would refuse.
-func encodeRegistration(r *pbxmesh.Registration) (Record, error) {
+// EncodeRegistration returns r as a record without a sequence. What it takes, every
+// reader of this version reads as it was; pbxmesh.ErrInvalidRecord for all else.
+func EncodeRegistration(r *pbxmesh.Registration) (Record, error) {
 	if err := validate(r); err != nil {
 		return Record{}, err
 	}
@@ -129,10 +130,18 @@ func decodeRegistration(node pbxmesh.NodeID, rec *Record) (pbxmesh.Registration,
 }
 
 // validate adds to Registration.Validate what keeps a replica small and its
-// values readable: known transports, no IPv6 zones, an expiry that JSON can hold.
+// values readable: text that JSON can hold, known transports, no IPv6 zones, an
+// expiry within the years that are meant. Writers and readers apply the same, so
+// that nothing can be published that a reader of this version refuses.
 func validate(r *pbxmesh.Registration) error {
 	if err := r.Validate(); err != nil {
 		return err
+	}
+	// JSON has no other bytes: what is written would not be what is read.
+	for _, s := range [...]string{r.CallID, r.Contact, r.UserAgent} {
+		if !utf8.ValidString(s) {
+			return fmt.Errorf("%w: %s is no UTF-8", pbxmesh.ErrInvalidRecord, show(s))
+		}
 	}
 	switch r.Transport {
 	case "", "udp", "tcp", "tls", "ws", "wss":

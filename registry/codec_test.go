@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"pgregory.net/rapid"
+
 	"pbxmesh"
 )
 
@@ -32,6 +34,43 @@ func TestRegistrationRoundTrip(t *testing.T) {
 		if err != nil || !reflect.DeepEqual(got, reg) {
 			t.Errorf("%s: %+v came back as %+v, err %v", name, reg, got, err)
 		}
+	}
+}
+
+// Whatever a switch says of a phone: what a writer publishes, every reader reads, and as
+// it was. What it refuses is refused before anybody else hears of it.
+func TestPublishedIsReadable(t *testing.T) {
+	t.Parallel()
+	taken, refused := 0, 0
+	rapid.Check(t, func(t *rapid.T) {
+		text := func(name string) string {
+			return rapid.OneOf(rapid.String(), rapid.Map(rapid.SliceOfN(rapid.Byte(), 0, 300), func(b []byte) string { return string(b) }),
+				rapid.StringMatching(`[ -~]{1,80}`)).Draw(t, name)
+		}
+		aor, err := pbxmesh.NewAOR(rapid.StringMatching(`[a-zA-Z0-9._+-]{1,20}`).Draw(t, "user"), "pbx.test")
+		if err != nil {
+			t.Skip(err)
+		}
+		reg := pbxmesh.Registration{
+			AOR: aor, Node: "london", CallID: text("Call-ID"), Contact: text("contact"), UserAgent: text("user agent"),
+			Profile:   rapid.SampledFrom([]string{"internal", "", "a b", "wss-1"}).Draw(t, "profile"),
+			Transport: rapid.SampledFrom([]string{"udp", "", "wss", "sctp"}).Draw(t, "transport"),
+			Since:     pbxmesh.Stamp(rapid.Int64Range(-1, maxUnixMilli+1).Draw(t, "since")),
+			Expires:   time.UnixMilli(rapid.Int64Range(-1, maxUnixMilli+1).Draw(t, "expires")).UTC(),
+		}
+		rec, err := EncodeRegistration(&reg)
+		if err != nil {
+			refused++
+			return
+		}
+		taken++
+		got, err := DecodeRegistration("london", rec)
+		if err != nil || !reflect.DeepEqual(got, reg) {
+			t.Fatalf("%+v was published as %+v and read as %+v, err %v", reg, rec, got, err)
+		}
+	})
+	if taken == 0 || refused == 0 {
+		t.Errorf("%d taken, %d refused: not both were tried", taken, refused)
 	}
 }
 

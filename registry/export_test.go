@@ -11,13 +11,20 @@ const (
 	BlindToDigests = 1 << iota // no digest is ever compared
 	BlindToGaps                // a missing batch is not noticed
 	BlindToEpochs              // a full publication is applied on top of what was there
+	BlindToUnread              // what cannot be read does not count in the digest
+	Older                      // no bug: a reader that cannot read a contact with LaterMark
 )
+
+// LaterMark stands in what only a later version can read.
+const LaterMark = laterMark
 
 // Mutate seeds bugs into r before it is used.
 func (r *Replica) Mutate(bugs int) {
 	r.mutant.digests = bugs&BlindToDigests != 0
 	r.mutant.gaps = bugs&BlindToGaps != 0
 	r.mutant.epochs = bugs&BlindToEpochs != 0
+	r.mutant.unread = bugs&BlindToUnread != 0
+	r.mutant.older = bugs&Older != 0
 }
 
 func entrySize() uintptr { return unsafe.Sizeof(entry{}) }

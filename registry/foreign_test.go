@@ -1,10 +1,12 @@
 package registry_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -130,8 +132,8 @@ func TestForeignDataInRedis(t *testing.T) {
 	}
 }
 
-// A record that is valid but not what its node published is found by the digest,
-// and the node publishes again when reading again did not help.
+// A record that is valid but not what its node published is found by the digest of
+// whoever reads it, and by its node when that looks, which publishes it again.
 func TestDriftIsRepaired(t *testing.T) {
 	t.Parallel()
 	store := memory.New(memory.Options{})
@@ -199,6 +201,50 @@ func TestVersionsSideBySide(t *testing.T) {
 		converge(t, []*daemon{buffalo, london}, dns)
 		if s := dns.r.Stats(); s.Drift != 0 || s.Bad != 0 {
 			t.Errorf("stats %+v: what is unknown is not wrong", s)
+		}
+	})
+}
+
+// A later version publishes registrations that this one cannot read: each is counted,
+// named once, and costs nobody anything, the node that wrote it least of all.
+func TestUnreadCostsNobody(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store := memory.New(memory.Options{})
+		var log bytes.Buffer
+		later := start(t, "paris", store, tuning{productive: true})
+		reader := start(t, "london", store, tuning{productive: true, bugs: registry.Older, log: &log})
+		later.boot("core-1", 1, 2, 3)
+		later.registerLater(4)
+		time.Sleep(10 * time.Second)
+		later.registerLater(5)
+		later.registerLater(1) // what was known of it before is over
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		before, published := reader.r.Stats(), later.w.Status()
+		if before.Registrations != 2 || before.Bad != 3 || before.Drift != 0 || published.Publications != 1 {
+			t.Fatalf("reader %+v, writer %+v", before, published)
+		}
+		time.Sleep(50 * time.Minute)
+		synctest.Wait()
+		if after, s := reader.r.Stats(), later.w.Status(); after != before || s.Publications != 1 || s.Foreign != 0 || s.Batches != published.Batches {
+			t.Errorf("50 minutes later: reader %+v, before %+v; writer %+v", after, before, s)
+		}
+		if m := member(reader, "paris"); m.Unread != 3 || time.Since(m.Fresh) > 2*time.Second {
+			t.Errorf("member %+v", m)
+		}
+		// They can be read again, and end.
+		later.register(5)
+		later.unregister(1, 4)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if after := reader.r.Stats(); after.Registrations != 3 || after.Drift != 0 || after.Loads != before.Loads || member(reader, "paris").Unread != 0 {
+			t.Errorf("reader %+v", after)
+		}
+		reader.stop()
+		later.stop()
+		if n := strings.Count(log.String(), "cannot be read by this version"); n != 1 {
+			t.Errorf("it was said %d times:\n%s", n, log.String())
 		}
 	})
 }

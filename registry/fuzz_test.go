@@ -37,7 +37,7 @@ func FuzzDecodeRegistration(f *testing.F) {
 		if got := reg.AOR.String() + "|"; !strings.HasPrefix(key, got) {
 			t.Fatalf("%s from the key %q", got, key)
 		}
-		again, err := encodeRegistration(&reg)
+		again, err := EncodeRegistration(&reg)
 		if err != nil || again.Key != key {
 			t.Fatalf("written again: key %q for %q, err %v", again.Key, key, err)
 		}

@@ -34,7 +34,7 @@ func device(t testing.TB, node pbxmesh.NodeID, n int, expires time.Time) pbxmesh
 
 func record(t testing.TB, reg pbxmesh.Registration, seq uint64) Record {
 	t.Helper()
-	rec, err := encodeRegistration(&reg)
+	rec, err := EncodeRegistration(&reg)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -40,6 +40,7 @@ type Member struct {
 	Fresh time.Time
 
 	Registrations int    // held, expired ones included
+	Unread        int    // that this version cannot read, beside those
 	Epoch         string // of the records held
 	Drift         uint64 // digests that did not match twice
 
@@ -54,14 +55,14 @@ func (r *Replica) Members() []Member {
 	members := make([]Member, 0, len(states))
 	for _, ns := range states {
 		ns.mu.Lock()
-		count, epoch, skew := len(ns.index), ns.epoch, ns.skew
+		count, others, epoch, skew := len(ns.index), len(ns.unread), ns.epoch, ns.skew
 		ns.mu.Unlock()
 		ns.info.Lock()
 		if ns.announced {
 			members = append(members, Member{
 				Node: ns.node, Local: ns.id == r.opts.Local, Left: ns.left,
 				LeaseHeld: ns.held, Lease: ns.lease, LastSeen: ns.seen, Fresh: ns.fresh,
-				Registrations: count, Epoch: epoch, Drift: ns.drift, Skew: skew,
+				Registrations: count, Unread: others, Epoch: epoch, Drift: ns.drift, Skew: skew,
 			})
 		}
 		ns.info.Unlock()

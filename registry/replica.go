@@ -105,8 +105,11 @@ type Stats struct {
 }
 
 // mutant holds bugs that only a test seeds, to prove that the model test finds
-// them. All are false in a daemon.
-type mutant struct{ digests, gaps, epochs bool }
+// them, and what makes a reader one of an older version. All are false in a daemon.
+type mutant struct{ digests, gaps, epochs, unread, older bool }
+
+// laterMark is what an older reader of a test cannot read.
+const laterMark = ";later"
 
 // NewReplica returns an empty replica.
 func NewReplica(opts ReplicaOptions) *Replica {

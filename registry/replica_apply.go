@@ -1,6 +1,8 @@
 package registry
 
 import (
+	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -27,7 +29,10 @@ type nodeState struct {
 	ahead   uint64
 	mark    uint32
 	digests Digests // of the kinds that this version knows
-	tombs   map[string]uint64
+	// unread are the records that this version cannot read, by key. They count in
+	// the digest as they stand; nothing else comes of them.
+	unread map[string]unread
+	tombs  map[string]uint64
 	// skew is how far this daemon's clock is ahead of the node's; records expire by
 	// the node's clock, and are held with their expiry on this one.
 	skew time.Duration
@@ -40,9 +45,52 @@ type nodeState struct {
 	member
 }
 
+// setUnread takes note of a record that cannot be read, and of the newer one when it
+// is told twice. The caller holds ns.mu.
+func (r *Replica) setUnread(ns *nodeState, key string, u unread) {
+	if before, twice := ns.unread[key]; twice && before.seq >= u.seq || r.mutant.unread {
+		return
+	}
+	ns.dropUnread(key)
+	if ns.unread == nil {
+		ns.unread = make(map[string]unread)
+	}
+	ns.unread[key] = u
+	ns.digests.add(KindRegistration, u.hash)
+}
+
+// decode reads a registration of id.
+func (r *Replica) decode(id pbxmesh.NodeID, rec *Record) (pbxmesh.Registration, error) {
+	if r.mutant.older && strings.Contains(rec.Value, laterMark) {
+		return pbxmesh.Registration{}, fmt.Errorf("%w: of a later version", pbxmesh.ErrInvalidRecord)
+	}
+	return decodeRegistration(id, rec)
+}
+
+// dropUnread forgets such a record, if there is one. The caller holds ns.mu.
+func (ns *nodeState) dropUnread(key string) {
+	if before, was := ns.unread[key]; was {
+		ns.digests.remove(KindRegistration, before.hash)
+		delete(ns.unread, key)
+	}
+}
+
+// example returns how many records of the node cannot be read, and the key of one.
+func (ns *nodeState) example() (n int, key string) {
+	ns.mu.Lock()
+	defer ns.mu.Unlock()
+	for key = range ns.unread {
+		break
+	}
+	return len(ns.unread), key
+}
+
 func newNodeState(id pbxmesh.NodeID) *nodeState {
 	return &nodeState{id: id, digests: Digests{}}
 }
+
+// unread is what is known of a record that this version cannot read.
+type unread struct{ seq, hash uint64 }
 
 // outcome says what became of a batch.
 type outcome uint8
@@ -116,6 +164,7 @@ func (r *Replica) merge(ns *nodeState, term uint64, records []Record) {
 		}
 		ns.term, ns.seq, ns.ahead = term, 0, 0
 		clear(ns.digests)
+		clear(ns.unread)
 		clear(ns.tombs)
 	}
 	for i := range records {
@@ -134,16 +183,16 @@ func (r *Replica) merge(ns *nodeState, term uint64, records []Record) {
 }
 
 func (r *Replica) mergeTombstone(ns *nodeState, rec *Record) {
-	aor, err := keyAOR(rec.Key)
-	if err != nil || rec.Validate() != nil {
-		r.stats.bad.Add(1)
-		return
+	var e *entry
+	if aor, err := keyAOR(rec.Key); err == nil {
+		e = r.findKey(ns, aor, rec.Key)
 	}
-	e := r.findKey(ns, aor, rec.Key)
-	if e != nil && e.seq > rec.Seq {
+	before, was := ns.unread[rec.Key]
+	if e != nil && e.seq > rec.Seq || was && before.seq > rec.Seq {
 		r.stats.stale.Add(1)
 		return
 	}
+	ns.dropUnread(rec.Key)
 	if e != nil {
 		ns.digests.remove(KindRegistration, e.hash)
 		r.drop(e)
@@ -157,37 +206,52 @@ func (r *Replica) mergeTombstone(ns *nodeState, rec *Record) {
 	ns.tombs[rec.Key] = max(ns.tombs[rec.Key], rec.Seq)
 }
 
+// mergeRecord applies a record that is no tombstone. One that cannot be read takes
+// the place of what was known under its key: whatever it says, that is over.
 func (r *Replica) mergeRecord(ns *nodeState, rec *Record) {
-	reg, err := decodeRegistration(ns.id, rec)
-	if err != nil {
-		r.stats.bad.Add(1)
-		return
+	reg, err := r.decode(ns.id, rec)
+	var old *entry
+	if err == nil {
+		old = r.find(ns, reg.ID())
+	} else if aor, err := keyAOR(rec.Key); err == nil {
+		old = r.findKey(ns, aor, rec.Key)
 	}
-	reg.Expires = reg.Expires.Add(ns.skew)
-	old := r.find(ns, reg.ID())
-	if old != nil && old.seq >= rec.Seq || ns.tombs[rec.Key] >= rec.Seq && rec.Seq > 0 {
+	before, was := ns.unread[rec.Key]
+	if old != nil && old.seq >= rec.Seq || was && before.seq >= rec.Seq || ns.tombs[rec.Key] >= rec.Seq && rec.Seq > 0 {
 		r.stats.stale.Add(1)
 		return
 	}
-	if old == nil && len(ns.index) >= r.opts.MaxPerNode {
+	if old == nil && !was && len(ns.index)+len(ns.unread) >= r.opts.MaxPerNode {
 		r.stats.refused.Add(1)
 		return
 	}
 	delete(ns.tombs, rec.Key)
+	ns.dropUnread(rec.Key)
 	if old != nil {
 		ns.digests.remove(KindRegistration, old.hash)
 	}
+	hash := rec.hash()
+	if err != nil {
+		r.stats.bad.Add(1)
+		if old != nil {
+			r.drop(old)
+		}
+		r.setUnread(ns, rec.Key, unread{seq: rec.Seq, hash: hash})
+		return
+	}
+	ns.digests.add(KindRegistration, hash)
+	reg.Expires = reg.Expires.Add(ns.skew)
 	e := old
 	if old == nil || !same(&old.reg, &reg) {
 		e = r.put(ns, old, &reg)
 	}
-	e.seq, e.hash = rec.Seq, rec.hash()
-	ns.digests.add(KindRegistration, e.hash)
+	e.seq, e.hash = rec.Seq, hash
 }
 
-// staged is a decoded record of a snapshot.
+// staged is a record of a snapshot.
 type staged struct {
 	reg       pbxmesh.Registration
+	unread    string // the key of a record that this version cannot read; reg is empty then
 	seq, hash uint64
 }
 
@@ -204,8 +268,14 @@ func (r *Replica) replace(ns *nodeState, at SnapshotInfo, records []staged) {
 	clear(ns.digests)
 	clear(ns.tombs)
 	ns.term, ns.seq, ns.ahead, ns.epoch, ns.swept = at.Term, at.Seq, at.Seq, at.Epoch, false
+	ns.unread = nil
 	for i := range records {
 		s := &records[i]
+		ns.ahead = max(ns.ahead, s.seq)
+		if s.unread != "" {
+			r.setUnread(ns, s.unread, unread{seq: s.seq, hash: s.hash})
+			continue
+		}
 		s.reg.Expires = s.reg.Expires.Add(ns.skew)
 		old := r.find(ns, s.reg.ID())
 		if old != nil && old.mark == ns.mark { // a scan may return a record twice
@@ -220,7 +290,6 @@ func (r *Replica) replace(ns *nodeState, at SnapshotInfo, records []staged) {
 		}
 		e.seq, e.hash, e.mark = s.seq, s.hash, ns.mark
 		ns.digests.add(KindRegistration, e.hash)
-		ns.ahead = max(ns.ahead, s.seq)
 	}
 	for i := len(ns.index) - 1; i >= 0; i-- {
 		if e := ns.index[i]; e.mark != ns.mark && !r.mutant.epochs {

@@ -107,7 +107,7 @@ func (r *Replica) writeState(out io.Writer, now time.Time) error {
 		if !reg.Live(now) {
 			return true
 		}
-		rec, err := encodeRegistration(reg)
+		rec, err := EncodeRegistration(reg)
 		if err != nil {
 			return true // cannot be: it was validated when it came in
 		}

@@ -71,8 +71,23 @@ type followed struct {
 	late    *lateness // nil unless the last lease was ahead of what was followed
 	retry   time.Time // no read before
 	backoff time.Duration
-	loaded  time.Time // last successful read
+
+	// Changes are not followed before unmuted, because an entry among them could not
+	// be read; until then leases tell whether something is missing. muted is how long
+	// it lasted, and doubles.
+	unmuted time.Time
+	muted   time.Duration
+	unread  bool // it was said that records of the node cannot be read
 }
+
+// Bounds of the pauses between reads of a node that differs from what its daemon
+// says, or cannot be read: whatever the reason, nobody but the reader can know of it,
+// and reading all records of a large node costs as much as it did the first time.
+const (
+	rereadMin, rereadMax = 250 * time.Millisecond, 10 * time.Minute
+	corruptMax           = 5 * time.Second // looking whether they can be read costs little
+	mutedMax             = time.Minute
+)
 
 // lateness is what a lease spoke of that the stream had not brought.
 type lateness struct {
@@ -247,6 +262,8 @@ func (s *Sync) follow(ctx context.Context, id pbxmesh.NodeID) {
 	}
 	if !f.ready {
 		s.load(ctx, f)
+	} else if f.muted > 0 {
+		notify(f.group.wake) // the pause may be over, and nothing else be followed
 	}
 }
 
@@ -307,6 +324,22 @@ func (s *Sync) skipped(what string, n int) {
 	s.mu.Unlock()
 	if first {
 		s.o.Logger.Warn("the store holds entries that no daemon writes; they are skipped and counted", "what", what, "entries", n)
+	}
+}
+
+// tell says once that records of a node cannot be read, and when they can again.
+func (s *Sync) tell(f *followed, ns *nodeState) {
+	n, key := ns.example()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f.unread == (n > 0) {
+		return
+	}
+	if f.unread = n > 0; f.unread {
+		s.o.Logger.Warn("registrations of another node cannot be read by this version: they ring on their own node only",
+			"node", f.id, "registrations", n, "first", key)
+	} else {
+		s.o.Logger.Info("all registrations of the node can be read again", "node", f.id)
 	}
 }
 

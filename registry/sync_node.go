@@ -38,7 +38,7 @@ func (s *Sync) followGroup(ctx context.Context, g *group) {
 		// followed equals the store as of now.
 		now := s.o.Now()
 		for _, c := range cursors {
-			if ns := s.o.Replica.existing(c.Node); ns != nil && s.isReady(c.Node) && ns.complete() {
+			if ns := s.o.Replica.existing(c.Node); ns != nil && s.isFollowed(c.Node, now) && ns.complete() {
 				ns.setFresh(now)
 			}
 		}
@@ -51,7 +51,7 @@ func (s *Sync) cursors(g *group) []Cursor {
 	defer s.mu.Unlock()
 	var cursors []Cursor
 	for id, f := range s.nodes {
-		if f.group != g || !f.ready || f.loading {
+		if f.group != g || !f.ready || f.loading || s.o.Now().Before(f.unmuted) {
 			continue
 		}
 		ns := s.o.Replica.existing(id)
@@ -70,6 +70,14 @@ func (s *Sync) isReady(id pbxmesh.NodeID) bool {
 	defer s.mu.Unlock()
 	f := s.nodes[id]
 	return f != nil && f.ready && !f.loading
+}
+
+// isFollowed reports whether the records of id are complete and its changes are heard.
+func (s *Sync) isFollowed(id pbxmesh.NodeID, now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f := s.nodes[id]
+	return f != nil && f.ready && !f.loading && !now.Before(f.unmuted)
 }
 
 // complete reports whether what is held is what some publication said: the
@@ -93,24 +101,29 @@ func (s *Sync) apply(ctx context.Context, b *Batch) {
 	result := batchGap
 	if !b.Broken {
 		result = s.o.Replica.follow(ns, b)
+		s.tell(f, ns)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
 	case b.Broken:
-		// Only a full publication by the owner makes the stream readable again.
-		s.o.Logger.Warn("the stream of changes holds an entry that no daemon writes; asking its node for a repair", "node", b.Node)
-		s.repair(ctx, f)
+		// What comes behind it may be readable; whether something is missing, the next
+		// lease says.
+		if f.muted == 0 {
+			s.o.Logger.Warn("an entry of a node's changes cannot be read: it is passed over", "node", b.Node)
+		}
+		f.muted = min(max(2*f.muted, rereadMin), mutedMax)
+		f.unmuted = s.o.Now().Add(f.muted)
 	case result == batchApplied:
-		f.differs = 0
+		f.differs, f.muted = 0, 0
 	case result == batchDiffers:
 		s.differs(ctx, f)
 	case result == batchReset:
-		f.ready = false
+		f.ready, f.retry = false, time.Time{}
 		s.load(ctx, f)
 	case result == batchGap:
 		s.o.Logger.Info("changes are missing; reading all records", "node", b.Node, "term", b.Term, "after", b.Prev)
-		f.ready = false
+		f.ready, f.retry = false, time.Time{}
 		s.load(ctx, f)
 	}
 }
@@ -150,7 +163,7 @@ func (s *Sync) check(ctx context.Context, l *Lease) {
 		if !f.behind(term, seq, l) {
 			return
 		}
-		f.late = nil
+		f.late, f.retry = nil, time.Time{}
 		f.ready = false
 		s.o.Logger.Info("a lease is ahead of the changes; reading all records", "node", l.Node, "term", l.Term, "seq", l.Seq)
 		s.load(ctx, f)
@@ -161,6 +174,9 @@ func (s *Sync) check(ctx context.Context, l *Lease) {
 		f.late = nil
 		if same {
 			f.differs, f.backoff = 0, 0
+			if f.muted > 0 { // nobody else says how fresh the records are
+				ns.setFresh(s.o.Now())
+			}
 		}
 	}
 }
@@ -197,8 +213,9 @@ func (s *Sync) seeClock(ctx context.Context, l *Lease, now time.Time) {
 	}
 }
 
-// differs counts a digest that does not match and repairs at the second. The
-// caller holds s.mu.
+// differs counts a digest that does not match and reads all records at the second,
+// at most once in a pause that doubles. Its owner looks for itself whether the store
+// holds what it published. The caller holds s.mu.
 func (s *Sync) differs(ctx context.Context, f *followed) {
 	if f.differs++; f.differs < 2 {
 		return
@@ -206,7 +223,7 @@ func (s *Sync) differs(ctx context.Context, f *followed) {
 	f.differs = 0
 	now := s.o.Now()
 	if now.Before(f.retry) {
-		return // repaired a moment ago, in vain
+		return // read a moment ago, in vain
 	}
 	if ns := s.o.Replica.existing(f.id); ns != nil {
 		ns.info.Lock()
@@ -215,34 +232,15 @@ func (s *Sync) differs(ctx context.Context, f *followed) {
 	}
 	s.o.Replica.stats.drift.Add(1)
 	s.o.Logger.Warn("the records differ from what their node says; reading them again", "node", f.id)
-	if !f.loaded.IsZero() && now.Sub(f.loaded) < 30*time.Second {
-		// They were read not long ago, so the store itself holds other records
-		// than the node published.
-		s.repair(ctx, f)
-		return
-	}
 	f.ready = false
 	s.load(ctx, f)
+	f.pause(now, rereadMax)
 }
 
-// repair asks f's node to publish everything again, and reads the records after
-// a pause that doubles up to a minute. The caller holds s.mu.
-func (s *Sync) repair(ctx context.Context, f *followed) {
-	f.backoff = min(max(2*f.backoff, 250*time.Millisecond), time.Minute)
-	f.retry = s.o.Now().Add(f.backoff)
-	f.ready = false
-	pause := f.backoff
-	s.tasks.Go(func() {
-		callCtx, cancel := context.WithTimeout(ctx, s.o.Timeout)
-		err := s.o.Backend.RequestRepair(callCtx, f.id)
-		cancel()
-		s.called(ctx, "asking for a repair", err)
-		if sleep(ctx, pause) {
-			s.mu.Lock()
-			s.load(ctx, f)
-			s.mu.Unlock()
-		}
-	})
+// pause puts off the next read of all records. The caller holds Sync.mu.
+func (f *followed) pause(now time.Time, most time.Duration) {
+	f.backoff = min(max(2*f.backoff, rereadMin), most)
+	f.retry = now.Add(f.backoff)
 }
 
 // load starts reading all records of f, unless that is under way or was tried a
@@ -275,11 +273,12 @@ func (s *Sync) load(ctx context.Context, f *followed) {
 		switch {
 		case err == nil || errors.Is(err, ErrNoNode):
 			f.ready, f.late, f.differs = true, nil, 0
-			f.loaded = now
 			notify(f.group.wake)
 		case errors.Is(err, ErrCorrupt):
-			s.o.Logger.Warn("the records cannot be read; asking their node for a repair", "node", f.id, "err", err)
-			s.repair(ctx, f)
+			if f.backoff == 0 {
+				s.o.Logger.Warn("the records cannot be read; trying again until they can", "node", f.id, "err", err)
+			}
+			f.pause(now, corruptMax)
 		default: // tried again at the next poll
 			f.retry = now.Add(jitter(100 * time.Millisecond))
 		}
@@ -304,12 +303,13 @@ func (s *Sync) snapshot(ctx context.Context, id pbxmesh.NodeID) error {
 			unknown++
 			return
 		}
-		reg, err := decodeRegistration(id, &rec)
+		reg, err := r.decode(id, &rec)
 		switch {
-		case err != nil:
-			bad++
 		case len(records) >= r.opts.MaxPerNode:
 			refused++
+		case err != nil:
+			bad++
+			records = append(records, staged{unread: rec.Key, seq: rec.Seq, hash: rec.hash()})
 		default:
 			records = append(records, staged{reg: reg, seq: rec.Seq, hash: rec.hash()})
 		}
@@ -328,5 +328,11 @@ func (s *Sync) snapshot(ctx context.Context, id pbxmesh.NodeID) error {
 	s.skipped("records", at.Bad+int(bad))
 	r.replace(ns, at, records)
 	ns.setFresh(s.o.Now())
+	s.mu.Lock()
+	f := s.nodes[id]
+	s.mu.Unlock()
+	if f != nil {
+		s.tell(f, ns)
+	}
 	return nil
 }

@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strconv"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"pbxmesh"
 )
@@ -20,7 +22,10 @@ type WriterOptions struct {
 	Node pbxmesh.Node
 
 	Replica *Replica
-	Backend Publisher
+	Backend interface {
+		Publisher
+		Records
+	}
 
 	// Owner names this daemon across restarts; default: the host name. While
 	// another daemon holds the node's lease, this one does not publish. A lease of
@@ -54,6 +59,11 @@ type WriterOptions struct {
 	// never reported as ended. Default 5 min.
 	SweepAfter time.Duration
 
+	// CheckEvery is how often all records of the node are read back from the store,
+	// jittered by a tenth: what others changed there is published again. It costs
+	// some 300 bytes for a record. Default 30 min.
+	CheckEvery time.Duration
+
 	Now    func() time.Time
 	Logger *slog.Logger // nil discards
 }
@@ -83,6 +93,7 @@ func (o *WriterOptions) setDefaults() error {
 	setDefault(&o.MaxRecords, 1_000_000)
 	setDefault(&o.MaxPending, 65_536)
 	setDefault(&o.SweepAfter, 5*time.Minute)
+	setDefault(&o.CheckEvery, 30*time.Minute)
 	o.BatchSize = min(o.BatchSize, MaxBatch)
 	if o.RenewEvery*2 > o.LeaseTTL {
 		return fmt.Errorf("registry writer: a lease of %s renewed every %s: one lost renewal would end it", o.LeaseTTL, o.RenewEvery)
@@ -112,14 +123,17 @@ type Writer struct {
 	ready   bool       // the switch was read once
 	epoch   string
 	records map[string]*own // by kind, NUL, key
-	queue   []*own          // dirty ones, oldest change first
-	held    heldBack        // refreshes that are not worth publishing yet
-	full    bool            // everything must be published
-	term    uint64          // 0: nothing published, or a publication is under way
-	maxTerm uint64          // highest term ever used
-	seq     uint64          // highest sequence known to be in the store
-	tried   uint64          // highest sequence that may be in the store
-	digests Digests         // of what is published
+	// unpublished are registrations that no record can say: they are known here
+	// only, until they expire at the time given.
+	unpublished map[pbxmesh.RegistrationID]time.Time
+	queue       []*own   // dirty ones, oldest change first
+	held        heldBack // refreshes that are not worth publishing yet
+	full        bool     // everything must be published
+	term        uint64   // 0: nothing published, or a publication is under way
+	maxTerm     uint64   // highest term ever used
+	seq         uint64   // highest sequence known to be in the store
+	tried       uint64   // highest sequence that may be in the store
+	digests     Digests  // of what is published
 	// fenced is until when nothing is tried: by then whoever took the node over
 	// has renewed its lease, or does not exist any more.
 	fenced time.Time
@@ -144,6 +158,7 @@ type own struct {
 	version uint64 // grows with every change
 	dirty   bool   // stands in queue
 	pubHash uint64 // its share of the published digest
+	pubSeq  uint64 // of the batch that brought it
 	pub     bool   // the store holds a value of it
 
 	// Of the hold: see heldBack. Times are Unix milliseconds of this daemon's clock.
@@ -155,14 +170,19 @@ type own struct {
 
 // WriterStatus is how publishing goes.
 type WriterStatus struct {
-	Ready     bool // the switch was read once
-	Records   int  // of this node
-	Pending   int  // changes not yet in the store
-	Term, Seq uint64
-	Published time.Time // last write that the store confirmed
-	Err       error     // of the last attempt; nil when it succeeded. ErrFenced: another daemon owns the node
+	Ready   bool // the switch was read once
+	Records int  // of this node
+	// Unpublished counts registrations that no record can say, because their Call-ID
+	// holds bytes that are no UTF-8: they ring on their own node only.
+	Unpublished int
+	Pending     int // changes not yet in the store
+	Term, Seq   uint64
+	Published   time.Time // last write that the store confirmed
+	Err         error     // of the last attempt; nil when it succeeded. ErrFenced: another daemon owns the node
 
 	Batches, Publications, Refused, Swept, Errors int64
+
+	Foreign int64 // entries found in the store that this node never published
 
 	// Held counts the refreshes that wait because they only move the expiry, HeldBack
 	// all that ever did, and Changes the records that went out in batches.
@@ -178,7 +198,7 @@ func NewWriter(o WriterOptions) (*Writer, error) {
 	w := &Writer{
 		o: o, instance: rand.Text(), node: o.Node,
 		wake: make(chan struct{}, 1), beat: make(chan struct{}, 1),
-		records: make(map[string]*own), digests: Digests{}, done: make(chan struct{}),
+		records: make(map[string]*own), unpublished: make(map[pbxmesh.RegistrationID]time.Time), digests: Digests{}, done: make(chan struct{}),
 		held: heldBack{seconds: make(map[int64][]*own)},
 	}
 	o.Replica.announce(&Announcement{Node: o.Node})
@@ -194,17 +214,24 @@ func (w *Writer) Reset(epoch string, regs []pbxmesh.Registration) {
 	if len(epoch) > MaxNameLen || !printable(epoch) {
 		epoch = "invalid"
 	}
-	keep := make(map[string]bool, len(regs))
+	keep, here := make(map[string]bool, len(regs)), map[pbxmesh.RegistrationID]bool{}
 	for i := range regs {
 		reg := regs[i]
 		w.stamp(&reg)
 		if key, ok := w.put(&reg); ok {
 			keep[key] = true
+		} else {
+			here[reg.ID()] = true
 		}
 	}
 	for key, o := range w.records {
 		if !keep[key] && !o.rec.Tombstone() {
 			w.remove(key, o)
+		}
+	}
+	for id := range w.unpublished {
+		if !here[id] {
+			w.removeUnpublished(id)
 		}
 	}
 	if !w.ready || epoch != w.epoch {
@@ -214,7 +241,8 @@ func (w *Writer) Reset(epoch string, regs []pbxmesh.Registration) {
 		w.o.Replica.setLocalEpoch(w.node.ID, epoch)
 		// What the state file brought, and the switch does not have.
 		w.o.Replica.keepLocal(w.node.ID, func(reg *pbxmesh.Registration) bool {
-			return keep[recordKey(KindRegistration, RegistrationKey(reg.ID()))]
+			_, known := w.unpublished[reg.ID()]
+			return known || keep[recordKey(KindRegistration, RegistrationKey(reg.ID()))]
 		})
 		notify(w.beat)
 	}
@@ -225,7 +253,8 @@ func (w *Writer) Reset(epoch string, regs []pbxmesh.Registration) {
 // Put says that reg was registered or refreshed. Of several changes to one
 // registration that wait for the store, the last one goes there. An invalid
 // registration, one of another node, and one beyond MaxRecords is refused,
-// counted and logged. reg.Since is when the REGISTER was heard, unknown for one that was
+// counted and logged. A valid one that no record can say, because its Call-ID holds
+// bytes that are no UTF-8, is known to the local replica only, counted and named. reg.Since is when the REGISTER was heard, unknown for one that was
 // found in the switch's table; see stamp.
 func (w *Writer) Put(reg pbxmesh.Registration) {
 	w.mu.Lock()
@@ -252,7 +281,7 @@ func (w *Writer) Remove(id pbxmesh.RegistrationID) {
 		w.remove(key, w.records[key])
 		notify(w.wake)
 	} else {
-		w.o.Replica.removeLocal(w.node.ID, id) // it may come from the state file
+		w.removeUnpublished(id) // or it may come from the state file
 	}
 }
 
@@ -290,6 +319,7 @@ func (w *Writer) Status() WriterStatus {
 	defer w.mu.Unlock()
 	s := w.status
 	s.Records, s.Pending, s.Term, s.Seq, s.Held = len(w.records), len(w.queue), w.term, w.seq, w.held.count
+	s.Unpublished = len(w.unpublished)
 	if w.full {
 		s.Pending = len(w.records)
 	}
@@ -301,16 +331,20 @@ func (w *Writer) put(reg *pbxmesh.Registration) (string, bool) {
 	var rec Record
 	err := fmt.Errorf("%w: of node %s", pbxmesh.ErrInvalidRecord, show(string(reg.Node)))
 	if reg.Node == w.node.ID {
-		rec, err = encodeRegistration(reg)
+		rec, err = EncodeRegistration(reg)
 	}
 	if err != nil {
-		w.refuse(err)
+		if reg.Node == w.node.ID && reg.Validate() == nil && !utf8.ValidString(reg.CallID) {
+			w.putUnpublished(reg, err)
+		} else {
+			w.refuse(err)
+		}
 		return "", false
 	}
 	key := recordKey(rec.Kind, rec.Key)
 	o := w.records[key]
 	if o == nil {
-		if len(w.records) >= w.o.MaxRecords {
+		if len(w.records)+len(w.unpublished) >= w.o.MaxRecords {
 			w.refuse(fmt.Errorf("more than %d registrations", w.o.MaxRecords))
 			return "", false
 		}
@@ -327,6 +361,28 @@ func (w *Writer) put(reg *pbxmesh.Registration) (string, bool) {
 		w.mark(o)
 	}
 	return key, true
+}
+
+// putUnpublished makes reg known here, and says once why nobody else hears of it. The
+// caller holds w.mu.
+func (w *Writer) putUnpublished(reg *pbxmesh.Registration, why error) {
+	id := reg.ID()
+	if _, known := w.unpublished[id]; !known {
+		if len(w.records)+len(w.unpublished) >= w.o.MaxRecords {
+			w.refuse(fmt.Errorf("more than %d registrations", w.o.MaxRecords))
+			return
+		}
+		w.o.Logger.Warn("a registration cannot be told to other nodes: it rings on its own node only",
+			"node", w.node.ID, "aor", reg.AOR, "user_agent", strconv.QuoteToASCII(reg.UserAgent), "err", why)
+	}
+	w.unpublished[id] = reg.Expires
+	w.o.Replica.putLocal(reg)
+}
+
+// removeUnpublished ends a registration that no record tells of. The caller holds w.mu.
+func (w *Writer) removeUnpublished(id pbxmesh.RegistrationID) {
+	delete(w.unpublished, id)
+	w.o.Replica.removeLocal(w.node.ID, id)
 }
 
 // remove turns o into a tombstone. The caller holds w.mu.

@@ -135,7 +135,7 @@ func (w *Writer) release(now time.Time) bool {
 }
 
 // sameButExpiry reports whether two values of registrations differ in nothing but the
-// expiry, which encodeRegistration writes last. No JSON string holds a bare quote, so
+// expiry, which EncodeRegistration writes last. No JSON string holds a bare quote, so
 // the last mark is the field's.
 func sameButExpiry(a, b string) bool {
 	const mark = `,"x":`

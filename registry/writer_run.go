@@ -27,6 +27,7 @@ func (w *Writer) Run(ctx context.Context) error {
 
 	var renewals sync.WaitGroup
 	renewals.Go(func() { w.renewLoop(ctx) })
+	renewals.Go(func() { w.checkLoop(ctx) })
 	w.flushLoop(ctx)
 	renewals.Wait()
 	w.leave(context.WithoutCancel(ctx))
@@ -148,7 +149,7 @@ func (w *Writer) publish(ctx context.Context) error {
 	}
 	w.term, w.seq, w.tried, w.digests = term, 1, 1, p.Digests
 	for i, o := range sent {
-		o.pub, o.pubHash = true, p.Records[i].hash()
+		o.pub, o.pubHash, o.pubSeq = true, p.Records[i].hash(), 1
 	}
 	w.status.Publications++
 	w.o.Logger.Info("published everything", "node", w.node.ID, "term", term, "records", len(sent))
@@ -197,7 +198,7 @@ func (w *Writer) append(ctx context.Context) error {
 		w.queue = w.queue[n:]
 	}
 	for i, o := range sent {
-		o.pub, o.pubHash = !b.Records[i].Tombstone(), b.Records[i].hash()
+		o.pub, o.pubHash, o.pubSeq = !b.Records[i].Tombstone(), b.Records[i].hash(), b.Seq
 		if w.full {
 			continue
 		}
@@ -354,6 +355,12 @@ func (w *Writer) sweepOwn() {
 			w.remove(key, o)
 			w.status.Swept++
 			notify(w.wake)
+		}
+	}
+	for id, expires := range w.unpublished {
+		if !cutoff.Before(expires) {
+			w.removeUnpublished(id)
+			w.status.Swept++
 		}
 	}
 }

@@ -1,9 +1,12 @@
 package registry
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -79,6 +82,20 @@ func (p *recorder) Renew(_ context.Context, l Lease) error {
 	p.leases = append(p.leases, l)
 	return p.renewErr
 }
+
+func (p *recorder) Snapshot(_ context.Context, node pbxmesh.NodeID, each func(Record)) (SnapshotInfo, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.term == 0 {
+		return SnapshotInfo{}, ErrNoNode
+	}
+	for _, r := range p.records {
+		each(r)
+	}
+	return SnapshotInfo{Cursor: Cursor{Node: node, Term: p.term, Seq: p.seq}}, nil
+}
+
+func (p *recorder) Follow(context.Context, []Cursor, time.Duration) ([]Batch, error) { return nil, nil }
 
 func (p *recorder) Leave(context.Context, Lease) error {
 	p.mu.Lock()
@@ -369,4 +386,59 @@ func TestWriterOptions(t *testing.T) {
 	if err := w.Run(t.Context()); err == nil {
 		t.Error("ran after Close")
 	}
+}
+
+// A Call-ID that no record can say (RFC 3261 section 25.1 allows no such byte, the switch
+// takes it): that phone is known here and nowhere else, counted, and named once.
+func TestWriterKeepsOddCallIDs(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := &recorder{}
+		var log bytes.Buffer
+		w := writer(t, p, WriterOptions{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		live := time.Now().Add(time.Hour)
+		odd, other, good := device(t, "buffalo", 0, live), device(t, "buffalo", 1, live), device(t, "buffalo", 2, live)
+		odd.CallID, other.CallID = "x\xff\xfe@h", "\x80"
+		here := func(reg pbxmesh.Registration) int {
+			n := 0
+			for _, r := range w.o.Replica.Lookup(reg.AOR) {
+				if r.CallID == reg.CallID {
+					n++
+				}
+			}
+			return n
+		}
+		w.Reset("core-1", []pbxmesh.Registration{odd, good})
+		for range 20 {
+			w.Put(odd)
+		}
+		w.Put(other)
+		settle()
+		p.check(t, w)
+		if s := w.Status(); s.Unpublished != 2 || s.Records != 1 || s.Refused != 0 || s.Publications != 1 || here(odd) != 1 || here(other) != 1 {
+			t.Errorf("status %+v, here %d and %d", s, here(odd), here(other))
+		}
+		w.Remove(other.ID())
+		w.Reset("core-1", []pbxmesh.Registration{odd, good}) // the switch still has it
+		if s := w.Status(); s.Unpublished != 1 || here(odd) != 1 || here(other) != 0 {
+			t.Errorf("status %+v, here %d and %d", s, here(odd), here(other))
+		}
+		w.Reset("core-1", []pbxmesh.Registration{good})
+		if s := w.Status(); s.Unpublished != 0 || here(odd) != 0 {
+			t.Errorf("status %+v, here %d", s, here(odd))
+		}
+		w.Put(odd)
+		w.Reset("core-2", []pbxmesh.Registration{odd, good}) // another life of the switch
+		if here(odd) != 1 {
+			t.Errorf("after a restart it is here %d times", here(odd))
+		}
+		time.Sleep(2 * time.Hour)
+		synctest.Wait()
+		if s := w.Status(); s.Unpublished != 0 || here(odd) != 0 || s.Records != 0 {
+			t.Errorf("long after the expiry: status %+v, here %d", s, here(odd))
+		}
+		if n := strings.Count(log.String(), "rings on its own node only"); n != 3 { // each time that it came
+			t.Errorf("named %d times:\n%s", n, log.String())
+		}
+	})
 }

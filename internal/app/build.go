@@ -28,7 +28,7 @@ func (a *App) buildRegistry() error {
 		a.backend = backend
 		a.teardowns.push("registry store", func(context.Context) error { return backend.Close() })
 	}
-	a.publisher = &publisher{to: a.backend}
+	a.publisher = &publisher{Records: a.backend, to: a.backend}
 	a.replica = registry.NewReplica(registry.ReplicaOptions{Local: a.nodeID(), OnChange: a.onChange})
 	stateFile := string(a.cfg.Registry.StateFile)
 	if stateFile != "" {

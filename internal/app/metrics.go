@@ -25,6 +25,10 @@ var (
 		"Views of a node that did not match its digest twice and were read again.", nil, nil)
 	descBad = prometheus.NewDesc("pbxmesh_registry_bad_records_total",
 		"Records, leases and announcements that were refused as invalid.", nil, nil)
+	descUnread = prometheus.NewDesc("pbxmesh_registry_unread",
+		"Registrations of other nodes that this version cannot read.", nil, nil)
+	descUnpublished = prometheus.NewDesc("pbxmesh_registry_unpublished",
+		"Registrations of this node that no record can say: they ring here only.", nil, nil)
 	descSwitch = prometheus.NewDesc("pbxmesh_switch_connected",
 		"1 while the event socket of the local switch answers.", nil, nil)
 	descSessions = prometheus.NewDesc("pbxmesh_switch_sessions",
@@ -38,7 +42,7 @@ var (
 // Describe implements prometheus.Collector.
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descNode, descAge, descRegistrations, descDrift, descBad, descSwitch, descSessions, descCalls, descActive,
+		descNode, descAge, descRegistrations, descDrift, descBad, descUnread, descUnpublished, descSwitch, descSessions, descCalls, descActive,
 	} {
 		ch <- d
 	}
@@ -63,6 +67,14 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(descRegistrations, float64(r.Registrations))
 	counter(descDrift, float64(r.Drift))
 	counter(descBad, float64(r.Bad))
+	unread := 0
+	for _, m := range c.a.replica.Members() {
+		unread += m.Unread
+	}
+	gauge(descUnread, float64(unread))
+	if c.a.writer != nil {
+		gauge(descUnpublished, float64(c.a.writer.Status().Unpublished))
+	}
 	if c.a.feed != nil {
 		s := c.a.feed.Status()
 		connected := 0.0

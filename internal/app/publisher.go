@@ -13,6 +13,8 @@ import (
 // cut one acts as a process that is gone: nothing reaches the store any more, no
 // farewell either. Everything in this package that uses the board goes through it.
 type publisher struct {
+	registry.Records // reading tells nobody anything
+
 	to  publisherBoard
 	cut atomic.Bool
 }

@@ -114,17 +114,6 @@ func (s *Store) after(c registry.Cursor) []registry.Batch {
 // Partition implements registry.Source: one call can follow every node.
 func (s *Store) Partition(pbxmesh.NodeID) string { return "" }
 
-// RequestRepair implements registry.Source.
-func (s *Store) RequestRepair(ctx context.Context, id pbxmesh.NodeID) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := s.ready(ctx); err != nil {
-		return err
-	}
-	s.node(id).repair = true
-	return nil
-}
-
 // Forget implements registry.Backend.
 func (s *Store) Forget(ctx context.Context, id pbxmesh.NodeID) error {
 	s.mu.Lock()

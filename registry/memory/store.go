@@ -48,7 +48,6 @@ type node struct {
 	log       []registry.Batch
 	lease     registry.Lease
 	leaseEnds time.Time
-	repair    bool
 }
 
 // New returns an empty store.
@@ -158,7 +157,7 @@ func (s *Store) Publish(ctx context.Context, p registry.Publication) (uint64, er
 	if err := s.held(n, p.Node, p.Instance, p.Over); err != nil {
 		return 0, err
 	}
-	n.term, n.seq, n.epoch, n.repair = max(n.term+1, p.Term), 1, p.Epoch, false
+	n.term, n.seq, n.epoch = max(n.term+1, p.Term), 1, p.Epoch
 	n.records = make(map[key]registry.Record, len(p.Records))
 	for _, rec := range p.Records {
 		n.records[key{rec.Kind, rec.Key}] = rec
@@ -229,9 +228,6 @@ func (s *Store) Renew(ctx context.Context, l registry.Lease) error {
 		return fmt.Errorf("%w: term %d, sequence %d", registry.ErrLost, n.term, n.seq)
 	case n.seq == l.Seq && len(n.records) != l.Digests.Count():
 		return fmt.Errorf("%w: %d records, not %d", registry.ErrLost, len(n.records), l.Digests.Count())
-	case n.repair:
-		n.repair = false
-		return fmt.Errorf("%w: a reader asked for a repair", registry.ErrLost)
 	}
 	return nil
 }

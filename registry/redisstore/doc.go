@@ -14,7 +14,6 @@
 //	pbxmesh:{london}:rec:<term>   hash    kind|key -> "<seq> <value>"
 //	pbxmesh:{london}:log          stream  id <term>-<seq>, one entry per batch
 //	pbxmesh:{london}:lease        string  JSON, expires with the lease
-//	pbxmesh:{london}:repair       string  a reader asks for a full publication
 //
 // All keys of a node carry its name as hash tag, so that one script can write
 // them in a cluster. A full publication fills the hash of a new term beside the

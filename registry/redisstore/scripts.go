@@ -67,7 +67,7 @@ return guard(function()
 end)`)
 
 // commit makes a filled hash the node's records.
-// KEYS meta new-rec log old-rec repair; ARGV term epoch digests count garbage-ttl
+// KEYS meta new-rec log old-rec; ARGV term epoch digests count garbage-ttl
 var commit = redis.NewScript(guard + `
 return guard(function()
   if redis.call('HGET', KEYS[1], 'next') ~= ARGV[1] then
@@ -76,7 +76,7 @@ return guard(function()
   if redis.call('HLEN', KEYS[2]) ~= tonumber(ARGV[4]) then
     return {'LOST', 'the new records changed before they counted'}
   end
-  redis.call('DEL', KEYS[3], KEYS[5])
+  redis.call('DEL', KEYS[3])
   redis.call('XADD', KEYS[3], ARGV[1] .. '-1', 'v', '1', 'p', '0', 'k', 'reset', 'd', ARGV[3], 'e', ARGV[2])
   redis.call('HSET', KEYS[1], 'v', '1', 'term', ARGV[1], 'seq', '1', 'epoch', ARGV[2])
   for _, k in ipairs({KEYS[1], KEYS[2], KEYS[3]}) do redis.call('PEXPIRE', k, ARGV[5]) end
@@ -120,7 +120,7 @@ return guard(function()
 end)`)
 
 // renew writes the lease and looks at what the store holds.
-// KEYS lease meta rec log repair; ARGV lease ttl term seq instance over count garbage-ttl
+// KEYS lease meta rec log; ARGV lease ttl term seq instance over count garbage-ttl
 var renew = redis.NewScript(guard + `
 return guard(function()
   local other = held(KEYS[1], ARGV[5], ARGV[6])
@@ -141,7 +141,6 @@ return guard(function()
   if seq == s and redis.call('HLEN', KEYS[3]) ~= tonumber(ARGV[7]) then
     return {'LOST', 'another number of records'}
   end
-  if redis.call('DEL', KEYS[5]) == 1 then return {'LOST', 'a reader asked for a repair'} end
   return {'OK'}
 end)`)
 

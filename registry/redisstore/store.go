@@ -18,7 +18,6 @@ import (
 const (
 	publishChunk = 512              // records per HSET of a publication
 	unusedTTL    = 10 * time.Minute // of a publication that never came to its end
-	repairTTL    = time.Minute
 )
 
 // Store is a registry.Backend in Redis. Every command is bounded by the deadline
@@ -147,7 +146,7 @@ func (s *Store) Publish(ctx context.Context, p registry.Publication) (uint64, er
 		}
 	}
 	_, err = s.run(ctx, p.Node, "end a publication", commit,
-		[]string{s.key(p.Node, "meta"), fill, s.key(p.Node, "log"), s.recordsKey(p.Node, old), s.key(p.Node, "repair")},
+		[]string{s.key(p.Node, "meta"), fill, s.key(p.Node, "log"), s.recordsKey(p.Node, old)},
 		strconv.FormatUint(term, 10), p.Epoch, digests, len(p.Records), garbage)
 	return term, err
 }
@@ -207,7 +206,7 @@ func (s *Store) Renew(ctx context.Context, l registry.Lease) error {
 		return fmt.Errorf("renew: %w", err)
 	}
 	_, err = s.run(ctx, l.Node, "renew the lease", renew, []string{
-		s.key(l.Node, "lease"), s.key(l.Node, "meta"), s.recordsKey(l.Node, l.Term), s.key(l.Node, "log"), s.key(l.Node, "repair"),
+		s.key(l.Node, "lease"), s.key(l.Node, "meta"), s.recordsKey(l.Node, l.Term), s.key(l.Node, "log"),
 	}, text, l.TTL.Milliseconds(), l.Term, l.Seq, l.Instance, l.Over, l.Digests.Count(), s.o.GarbageTTL.Milliseconds())
 	return err
 }
@@ -236,13 +235,6 @@ func (s *Store) Announce(ctx context.Context, a registry.Announcement) error {
 	return wrap("announce", err)
 }
 
-// RequestRepair implements registry.Source.
-func (s *Store) RequestRepair(ctx context.Context, node pbxmesh.NodeID) error {
-	ctx, cancel := s.bound(ctx)
-	defer cancel()
-	return wrap("ask for a repair", s.client.Set(ctx, s.key(node, "repair"), "1", repairTTL).Err())
-}
-
 // Forget implements registry.Backend.
 func (s *Store) Forget(ctx context.Context, node pbxmesh.NodeID) error {
 	gone := registry.Announcement{Node: pbxmesh.Node{ID: node}, Gone: true}
@@ -251,7 +243,7 @@ func (s *Store) Forget(ctx context.Context, node pbxmesh.NodeID) error {
 	}
 	ctx, cancel := s.bound(ctx)
 	defer cancel()
-	keys := []string{s.key(node, "meta"), s.key(node, "log"), s.key(node, "lease"), s.key(node, "repair")}
+	keys := []string{s.key(node, "meta"), s.key(node, "log"), s.key(node, "lease")}
 	if term, err := s.client.HGet(ctx, s.key(node, "meta"), "term").Uint64(); err == nil {
 		keys = append(keys, s.recordsKey(node, term))
 	}

@@ -35,7 +35,6 @@ func TestBackend(t *testing.T, open Open) {
 		"a lease is ended by its holder only":        testLeave,
 		"a live lease keeps other owners out":        testOwner,
 		"a renewal notices what the store lost":      testRenewLost,
-		"a repair is asked for once":                 testRepair,
 		"members are announced, leave and are gone":  testMembers,
 		"values at their limits survive":             testLimits,
 		"an ended context is unavailable, not empty": testContext,

@@ -143,17 +143,6 @@ func testRenewLost(t *testing.T, b *backend) {
 	}
 }
 
-func testRepair(t *testing.T, b *backend) {
-	term := b.publish(buffalo, "e", rec("a", "1"))
-	if err := b.RequestRepair(ctx(t), buffalo); err != nil {
-		t.Fatal(err)
-	}
-	b.fails("renewal", b.Renew(ctx(t), b.lease("host", "1", term, 1, 1)), registry.ErrLost)
-	if err := b.Renew(ctx(t), b.lease("host", "1", term, 1, 1)); err != nil {
-		t.Fatalf("second renewal: %v", err)
-	}
-}
-
 func testMembers(t *testing.T, b *backend) {
 	node := pbxmesh.Node{
 		ID: buffalo, Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")},
@@ -223,7 +212,7 @@ func testContext(t *testing.T, b *backend) {
 		"members": members, "leases": leases, "snapshot": snapshot, "follow": follow, "publish": publish,
 		"notes": notes, "post": b.Post(ended, registry.Note{Kind: registry.NoteVotes, Key: "k", Value: "v"}),
 		"append": b.Append(ended, batch(1, 2, 1, 0)), "renew": b.Renew(ended, b.lease("host", "1", 0, 0, 0)),
-		"leave": b.Leave(ended, b.lease("host", "1", 0, 0, 0)), "repair": b.RequestRepair(ended, buffalo),
+		"leave":    b.Leave(ended, b.lease("host", "1", 0, 0, 0)),
 		"announce": b.Announce(ended, registry.Announcement{Node: pbxmesh.Node{ID: buffalo}}), "forget": b.Forget(ended, buffalo),
 	} {
 		if !errors.Is(err, pbxmesh.ErrUnavailable) {
