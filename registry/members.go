@@ -17,6 +17,8 @@ type member struct {
 	held      bool
 	seen      time.Time // when the lease was last seen renewed, on our clock
 	fresh     time.Time // when the records were last known to equal the store's
+	corrupt   bool      // what the store holds of the node could not be read at all
+	absent    bool      // the store holds no records of the node
 	drift     uint64
 }
 
@@ -72,24 +74,28 @@ func (r *Replica) Members() []Member {
 
 // Age returns how old the view of the other nodes is: the time since the last
 // moment at which everything held here was known to equal the store. It grows
-// while the store is away. NeverSynced when it was never read, not even by the
-// daemon that wrote the state file.
+// while the store is away. NeverSynced until every node that was known at the time
+// was asked for once, by this daemon or by the one that wrote the state file.
+//
+// What is not known of one node says nothing about the others: one that has joined and
+// is being read, whose place in the store cannot be read, or of which the store has
+// nothing any more does not count. Member.Fresh says how each of them stands.
 func (r *Replica) Age(now time.Time) time.Duration {
 	r.mu.RLock()
-	oldest := r.polled
+	oldest, synced := r.polled, r.synced
 	r.mu.RUnlock()
+	if !synced || oldest.IsZero() {
+		return NeverSynced
+	}
 	for _, ns := range r.states() {
 		if ns.id == r.opts.Local {
 			continue
 		}
 		ns.info.Lock()
-		if ns.announced && ns.fresh.Before(oldest) {
+		if ns.announced && !ns.fresh.IsZero() && !ns.corrupt && !ns.absent && ns.fresh.Before(oldest) {
 			oldest = ns.fresh
 		}
 		ns.info.Unlock()
-	}
-	if oldest.IsZero() {
-		return NeverSynced
 	}
 	return max(0, now.Sub(oldest))
 }
@@ -171,6 +177,20 @@ func (ns *nodeState) setFresh(now time.Time) {
 	if now.After(ns.fresh) {
 		ns.fresh = now
 	}
+	ns.info.Unlock()
+}
+
+// setSynced says that every node known now was asked for.
+func (r *Replica) setSynced() {
+	r.mu.Lock()
+	r.synced = true
+	r.mu.Unlock()
+}
+
+// setPlace takes note of what the store holds in the node's place.
+func (ns *nodeState) setPlace(corrupt, absent bool) {
+	ns.info.Lock()
+	ns.corrupt, ns.absent = corrupt, absent
 	ns.info.Unlock()
 }
 

@@ -53,6 +53,7 @@ type Replica struct {
 	nodes map[pbxmesh.NodeID]*nodeState
 	// polled is when membership was last read; freshness of nodes is their own.
 	polled time.Time
+	synced bool // every node known at some time was asked for
 
 	strings *interner
 	stats   counters

@@ -83,7 +83,10 @@ func (r *Replica) writeState(out io.Writer, now time.Time) error {
 	enc := json.NewEncoder(io.MultiWriter(out, sum))
 	enc.SetEscapeHTML(false)
 	r.mu.RLock()
-	head := stateHead{Version: wireVersion, Saved: now.UTC(), Synced: r.polled.UTC()}
+	head := stateHead{Version: wireVersion, Saved: now.UTC()}
+	if r.synced {
+		head.Synced = r.polled.UTC()
+	}
 	r.mu.RUnlock()
 	if err := enc.Encode(&head); err != nil {
 		return err
@@ -281,7 +284,7 @@ func (r *Replica) restore(st *state, now time.Time) StateReport {
 	}
 	r.mu.Lock()
 	if r.polled.IsZero() && st.head.Synced.Before(now) {
-		r.polled = st.head.Synced
+		r.polled, r.synced = st.head.Synced, !st.head.Synced.IsZero()
 	}
 	r.mu.Unlock()
 	return report

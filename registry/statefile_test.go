@@ -35,6 +35,7 @@ func saved(t *testing.T) (*Replica, []byte) {
 		}
 	}
 	r.setPolled(epoch0.Add(-time.Second))
+	r.setSynced()
 	var buf bytes.Buffer
 	if err := r.writeState(&buf, epoch0); err != nil {
 		t.Fatal(err)

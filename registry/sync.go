@@ -49,7 +49,7 @@ type SyncOptions struct {
 type Sync struct {
 	o      SyncOptions
 	loads  chan struct{} // one token per node that is being read
-	synced chan struct{} // closed once every known node was read
+	synced chan struct{} // closed once every known node was asked for
 	tasks  sync.WaitGroup
 
 	mu      sync.Mutex // guards everything below
@@ -66,6 +66,7 @@ type followed struct {
 	group   *group
 	loading bool // its records are being read; it is not followed meanwhile
 	ready   bool // its records were read, or the store has none: follow it
+	tried   bool // ready once, or the store holds nothing that can be read
 
 	differs int       // consecutive digests that did not match
 	late    *lateness // nil unless the last lease was ahead of what was followed
@@ -108,7 +109,7 @@ type SyncStatus struct {
 	Connected bool      // the last call succeeded
 	Since     time.Time // when Connected last changed
 	Err       error     // of the last failed call
-	Synced    bool      // every node known at the time was read at least once
+	Synced    bool      // every node known at the time was asked for at least once
 	Following int       // nodes followed now
 	Bad       int64     // entries of the store that were skipped
 	StateErr  error     // of the last attempt to write the state file
@@ -137,7 +138,7 @@ func NewSync(o SyncOptions) (*Sync, error) {
 	}, nil
 }
 
-// Synced is closed once every node that was announced at that time was read. It
+// Synced is closed once every node that was announced at that time was asked for. It
 // stays open while the store is away.
 func (s *Sync) Synced() <-chan struct{} { return s.synced }
 
@@ -239,7 +240,9 @@ func (s *Sync) poll(ctx context.Context) {
 		s.o.Replica.setPolled(now)
 		s.dropRenamed()
 	}
+	s.mu.Lock()
 	s.noteSynced()
+	s.mu.Unlock()
 }
 
 // follow makes sure that id is read and followed.
@@ -343,18 +346,18 @@ func (s *Sync) tell(f *followed, ns *nodeState) {
 	}
 }
 
+// noteSynced closes synced when no node is left to be asked for. The caller holds s.mu.
 func (s *Sync) noteSynced() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.status.Synced {
 		return
 	}
 	for _, f := range s.nodes {
-		if !f.ready {
+		if !f.tried {
 			return
 		}
 	}
 	s.status.Synced = true
+	s.o.Replica.setSynced()
 	close(s.synced)
 }
 

@@ -272,17 +272,27 @@ func (s *Sync) load(ctx context.Context, f *followed) {
 		now := s.o.Now()
 		switch {
 		case err == nil || errors.Is(err, ErrNoNode):
-			f.ready, f.late, f.differs = true, nil, 0
+			f.ready, f.tried, f.late, f.differs = true, true, nil, 0
+			s.setPlace(f, false, err != nil)
 			notify(f.group.wake)
 		case errors.Is(err, ErrCorrupt):
 			if f.backoff == 0 {
 				s.o.Logger.Warn("the records cannot be read; trying again until they can", "node", f.id, "err", err)
 			}
+			f.tried = true
+			s.setPlace(f, true, false)
 			f.pause(now, corruptMax)
 		default: // tried again at the next poll
 			f.retry = now.Add(jitter(100 * time.Millisecond))
 		}
+		s.noteSynced()
 	})
+}
+
+func (s *Sync) setPlace(f *followed, corrupt, absent bool) {
+	if ns := s.o.Replica.existing(f.id); ns != nil {
+		ns.setPlace(corrupt, absent)
+	}
 }
 
 // snapshot reads all records of id and makes them what the replica holds. When

@@ -1,8 +1,11 @@
 package registry_test
 
 import (
+	"context"
 	"errors"
 	"math/rand/v2"
+	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -135,4 +138,114 @@ func TestSyncOptions(t *testing.T) {
 	if _, err := registry.NewSync(registry.SyncOptions{}); err == nil {
 		t.Error("a sync of nothing with nothing was accepted")
 	}
+}
+
+// oddNodes answers for some nodes as a store whose place of theirs is broken or slow.
+type oddNodes struct {
+	registry.Backend
+	corrupt, slow pbxmesh.NodeID
+	alsoCorrupt   atomic.Value // of a pbxmesh.NodeID
+}
+
+func (o *oddNodes) Snapshot(ctx context.Context, id pbxmesh.NodeID, each func(registry.Record)) (registry.SnapshotInfo, error) {
+	switch id {
+	case o.corrupt, o.alsoCorrupt.Load():
+		return registry.SnapshotInfo{}, registry.ErrCorrupt
+	case o.slow:
+		select {
+		case <-time.After(50 * time.Second):
+		case <-ctx.Done():
+			return registry.SnapshotInfo{}, ctx.Err()
+		}
+	}
+	return o.Backend.Snapshot(ctx, id, each)
+}
+
+// What is not known of one node says nothing about the others: the view stays as young as
+// it was when a node joins and is being read, cannot be read, has no records any more, or
+// is removed, and a daemon that starts beside such a node has a view of the rest.
+func TestAgeIsThatOfTheOthers(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store := memory.New(memory.Options{})
+		odd := &oddNodes{Backend: store, corrupt: "corrupt", slow: "slow"}
+		buffalo := start(t, "buffalo", store, tuning{productive: true})
+		buffalo.boot("core-1", 1, 2)
+		file := filepath.Join(t.TempDir(), "state")
+		reader := start(t, "", odd, tuning{productive: true, stateFile: file})
+		young := func(r *daemon, when string) {
+			t.Helper()
+			for range 30 {
+				time.Sleep(time.Second)
+				synctest.Wait()
+				if age := r.r.Age(time.Now()); age > 1500*time.Millisecond {
+					t.Fatalf("%s the view is %s old", when, age)
+				}
+			}
+		}
+		young(reader, "with one node")
+		for _, id := range []pbxmesh.NodeID{"corrupt", "slow", "empty"} {
+			a := registry.Announcement{Node: pbxmesh.Node{ID: id}}
+			if err := store.Announce(t.Context(), a); err != nil {
+				t.Fatal(err)
+			}
+			young(reader, "beside the "+string(id)+" node")
+		}
+		if m := member(reader, "corrupt"); !m.Fresh.IsZero() {
+			t.Errorf("what was never read is fresh: %+v", m)
+		}
+		began := time.Now()
+		late := start(t, "", odd, tuning{productive: true})
+		for late.r.Age(time.Now()) == registry.NeverSynced {
+			time.Sleep(time.Second)
+			synctest.Wait()
+			if time.Since(began) > 55*time.Second {
+				t.Fatal("a daemon that starts has no view")
+			}
+		}
+		young(late, "after a start")
+		// One that was read cannot be read any more.
+		victim := start(t, "victim", store, tuning{productive: true})
+		victim.boot("core-v", 1)
+		young(reader, "with one more node")
+		odd.alsoCorrupt.Store(pbxmesh.NodeID("victim"))
+		victim.boot("core-v2", 1)
+		young(reader, "when it cannot be read any more")
+		if m := member(reader, "victim"); time.Since(m.Fresh) < 29*time.Second {
+			t.Errorf("it is as fresh as ever: %+v", m)
+		}
+		odd.alsoCorrupt.Store(pbxmesh.NodeID("nobody"))
+		time.Sleep(10 * time.Second)
+		if m := member(reader, "victim"); time.Since(m.Fresh) > 2*time.Second {
+			t.Errorf("it can be read, and is not: %+v", m)
+		}
+		// A node dies, and its records end in the store before they do here.
+		gone := start(t, "gone", store, tuning{productive: true})
+		gone.boot("core-g", 1)
+		young(reader, "with a node that will die")
+		gone.kill()
+		store.Drop("gone")
+		time.Sleep(10 * time.Second)
+		young(reader, "after a node's end")
+		if len(reader.r.Lookup(device("gone", 1).AOR)) != 3 {
+			t.Error("what the dead node had is gone before it expired")
+		}
+		reader.stop()
+		reader = start(t, "", odd, tuning{productive: true, stateFile: file})
+		time.Sleep(time.Minute) // until the slow node was read
+		young(reader, "after a restart with what the dead node had")
+		if err := store.Forget(t.Context(), "gone"); err != nil {
+			t.Fatal(err)
+		}
+		young(reader, "after a node was forgotten")
+		store.SetDown(errors.New("test"))
+		time.Sleep(time.Minute)
+		if age := reader.r.Age(time.Now()); age < time.Minute {
+			t.Errorf("with the store away for a minute the view is %s old", age)
+		}
+		store.SetDown(nil)
+		for _, d := range []*daemon{buffalo, victim, reader, late} {
+			d.stop()
+		}
+	})
 }

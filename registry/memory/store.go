@@ -102,6 +102,14 @@ func (s *Store) Tamper(id pbxmesh.NodeID, change func(get func(kind registry.Kin
 	})
 }
 
+// Drop forgets the records and the lease of id, as Redis does with those of a node that
+// was not heard of for long.
+func (s *Store) Drop(id pbxmesh.NodeID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.nodes, id)
+}
+
 // Trim drops all but the keep last batches of id.
 func (s *Store) Trim(id pbxmesh.NodeID, keep int) {
 	s.mu.Lock()
