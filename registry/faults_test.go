@@ -155,6 +155,11 @@ func TestFaultStopped(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.recovered("Redis stopped for "+span.String(), time.Now(), open())
+	for _, id := range []pbxmesh.NodeID{"buffalo", "london"} {
+		if skew := member(m.dns, id).Skew; skew != 0 {
+			t.Errorf("the clock of %s is taken to be %s apart", id, skew)
+		}
+	}
 	registrytest.WaitFor(t, "the view to be fresh", func() bool { return m.dns.r.Age(time.Now()) < time.Second })
 	m.noCallLost()
 }

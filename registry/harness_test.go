@@ -141,6 +141,7 @@ type daemon struct {
 	kill  func()
 	start func() *daemon // another one for the same node
 	off   time.Duration  // how far its clock is ahead
+	jump  atomic.Int64   // nanoseconds that it was set ahead since
 	older bool           // it cannot read what registerLater publishes
 }
 
@@ -233,7 +234,10 @@ func device(id pbxmesh.NodeID, n int) pbxmesh.Registration {
 	}
 }
 
-func (d *daemon) now() time.Time { return time.Now().Add(d.off) }
+func (d *daemon) now() time.Time { return time.Now().Add(d.off + time.Duration(d.jump.Load())) }
+
+// setOff makes d's clock jump.
+func (d *daemon) setOff(by time.Duration) { d.jump.Store(int64(by)) }
 
 // device is a registration as this node writes it: it expires by its clock.
 func (d *daemon) device(n int) pbxmesh.Registration {

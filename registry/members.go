@@ -149,7 +149,8 @@ func (r *Replica) seeLease(id pbxmesh.NodeID, l *Lease, now time.Time) {
 const MaxSkew = 5 * time.Second
 
 // seeClock compares a lease that was renewed since the last look with our clock,
-// and reports whether the correction changed.
+// and reports whether the correction changed. Two renewals in turn must say the same:
+// one alone may have waited in a socket while the store was stopped.
 func (ns *nodeState) seeClock(l *Lease, now time.Time) bool {
 	ns.info.Lock()
 	renewed := l.Beat != ns.lease.Beat && l.Instance == ns.lease.Instance
@@ -166,9 +167,14 @@ func (ns *nodeState) seeClock(l *Lease, now time.Time) bool {
 	}
 	// A correction that follows every late answer would read all records each time.
 	if diff := (skew - ns.skew).Abs(); diff < MaxSkew && (skew != 0 || ns.skew == 0) {
+		ns.doubted = false
 		return false
 	}
-	ns.skew = skew
+	if !ns.doubted || (skew-ns.doubt).Abs() >= MaxSkew {
+		ns.doubted, ns.doubt = true, skew
+		return false
+	}
+	ns.skew, ns.doubted = skew, false
 	return true
 }
 

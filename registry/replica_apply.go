@@ -36,6 +36,9 @@ type nodeState struct {
 	// skew is how far this daemon's clock is ahead of the node's; records expire by
 	// the node's clock, and are held with their expiry on this one.
 	skew time.Duration
+	// doubt is what one renewal said of skew that the next one has not confirmed yet.
+	doubt   time.Duration
+	doubted bool
 	// swept says that records were dropped which their node still counts: no
 	// digest fits until all records are read again.
 	swept bool

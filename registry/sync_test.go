@@ -1,10 +1,13 @@
 package registry_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"math/rand/v2"
 	"path/filepath"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -247,5 +250,74 @@ func TestAgeIsThatOfTheOthers(t *testing.T) {
 		for _, d := range []*daemon{buffalo, victim, reader, late} {
 			d.stop()
 		}
+	})
+}
+
+// stuck keeps renewals back, as a socket does whose other end is stopped.
+type stuck struct {
+	registry.Backend
+	mu    sync.Mutex
+	on    bool
+	first *registry.Lease
+}
+
+func (s *stuck) Renew(ctx context.Context, l registry.Lease) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.on {
+		return s.Backend.Renew(ctx, l)
+	}
+	if s.first == nil {
+		s.first = &l
+	}
+	return pbxmesh.ErrUnavailable
+}
+
+// A renewal that arrives 20 s late, because the store was stopped, says nothing about the
+// clock of its node: nothing is corrected, logged or read again. A clock that is really
+// wrong is believed with the second renewal.
+func TestLateRenewalIsNoClock(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store := memory.New(memory.Options{})
+		link := &stuck{Backend: store}
+		buffalo := start(t, "buffalo", link, tuning{productive: true})
+		buffalo.boot("core-1", 1, 2)
+		var log bytes.Buffer
+		reader := start(t, "", store, tuning{productive: true, log: &log})
+		time.Sleep(5 * time.Second)
+		loads := reader.r.Stats().Loads
+		for range 5 {
+			link.mu.Lock()
+			link.on, link.first = true, nil
+			link.mu.Unlock()
+			time.Sleep(20 * time.Second)
+			link.mu.Lock()
+			if err := store.Renew(t.Context(), *link.first); err != nil {
+				t.Fatal(err)
+			}
+			link.mu.Unlock()
+			time.Sleep(1200 * time.Millisecond) // the reader sees it
+			synctest.Wait()
+			if m := member(reader, "buffalo"); !m.LeaseHeld || time.Since(time.UnixMilli(m.Lease.Clock)) < 20*time.Second {
+				t.Fatalf("the late lease is not the one that is held: %+v", m)
+			}
+			link.mu.Lock()
+			link.on = false
+			link.mu.Unlock()
+			time.Sleep(10 * time.Second)
+			synctest.Wait()
+		}
+		if m := member(reader, "buffalo"); m.Skew != 0 || reader.r.Stats().Loads != loads || strings.Contains(log.String(), "clocks") {
+			t.Errorf("member %+v, %d loads instead of %d, log:\n%s", m, reader.r.Stats().Loads, loads, log.String())
+		}
+		buffalo.setOff(20 * time.Second)
+		time.Sleep(4 * time.Second)
+		synctest.Wait()
+		if m := member(reader, "buffalo"); (m.Skew+20*time.Second).Abs() > 3*time.Second || reader.r.Stats().Loads != loads+1 {
+			t.Errorf("a clock that is wrong: %+v", m)
+		}
+		buffalo.stop()
+		reader.stop()
 	})
 }
