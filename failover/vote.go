@@ -91,5 +91,43 @@ type SeenVote struct {
 	Seen time.Time
 }
 
+// After returns the vote as it reads d after it was made, when its observer says the same
+// all the time: everything has lasted for longer.
+func (v *Vote) After(d time.Duration) Vote {
+	later := *v
+	if d <= 0 {
+		return later
+	}
+	later.Nodes = make(map[pbxmesh.NodeID]Opinion, len(v.Nodes))
+	for id, o := range v.Nodes {
+		o.For = min(o.For+d, maxAge)
+		if o.Return.Age > 0 {
+			o.Return.Age = min(o.Return.Age+d, maxAge)
+		}
+		later.Nodes[id] = o
+	}
+	return later
+}
+
+// sameFor is by how much two ages of votes may differ that say the same: rounding, and the
+// time between two looks at a clock.
+const sameFor = 500 * time.Millisecond
+
+// Same reports whether v says what w says.
+func (v *Vote) Same(w Vote) bool {
+	if v.Observer != w.Observer || v.Instance != w.Instance || v.Self != w.Self || v.Switch != w.Switch || v.Site != w.Site ||
+		v.Load != w.Load || v.LoadWhy != w.LoadWhy || v.CutOff != w.CutOff || len(v.Nodes) != len(w.Nodes) {
+		return false
+	}
+	for id, a := range v.Nodes {
+		b, known := w.Nodes[id]
+		if !known || a.Phones != b.Phones || a.Mesh != b.Mesh || a.Return.Hold != b.Return.Hold ||
+			(a.Return.Age > 0) != (b.Return.Age > 0) || (a.Return.Age-b.Return.Age).Abs() > sameFor || (a.For-b.For).Abs() > sameFor {
+			return false
+		}
+	}
+	return true
+}
+
 // SiteName returns the site of the observer.
 func (v *Vote) SiteName() string { return cmp.Or(v.Site, string(v.Self), v.Observer) }

@@ -55,6 +55,10 @@ type Note struct {
 	// a note that was read it is what is left. At most MaxNoteTTL.
 	TTL time.Duration
 
+	// Age is how long ago a note that was read was posted, by the store's own clock; Post
+	// ignores it. A clock of the store that jumps makes it wrong, at most by the jump.
+	Age time.Duration
+
 	// Tell has those who Watch the kind read it at once. It is not kept.
 	Tell bool
 
@@ -109,6 +113,17 @@ type Board interface {
 	// is lower when the store lost its notes: what it returns is then all that it has.
 	// With an error there are no notes, and next is after.
 	Notes(ctx context.Context, kind NoteKind, after uint64) (notes []Note, next uint64, bad int, err error)
+
+	// Hold lets a note that says the same as before go on: it holds for ttl from now (above
+	// 0, at most MaxNoteTTL), as if it had been posted again, and nobody reads it again.
+	// ErrLost when the board has no note of this revision under the key any more: post it.
+	Hold(ctx context.Context, kind NoteKind, key string, revision uint64, ttl time.Duration) error
+
+	// Live returns how long each note of the kind holds that ends by itself, in the order of
+	// their keys and within 10 ms, and the revision that Notes would return. Who knows
+	// all notes up to that revision, and as many, knows which they are; whoever knows others
+	// reads all again.
+	Live(ctx context.Context, kind NoteKind) (left []time.Duration, revision uint64, err error)
 
 	// Watch calls fn once when it watches, and from then on whenever a note of the kind was
 	// posted with Tell, by anybody. It returns when ctx ends or nothing more would come; the

@@ -66,6 +66,9 @@ func (a *App) buildDrain() error {
 
 func (a *App) startWishes() {
 	a.task("wishes", a.keepWishes)
+	a.task("wishes told", func(ctx context.Context) error {
+		return a.wishes.told.watch(ctx, a.wishes.board, a.cfg.Registry.LeaseRenew, a.log)
+	})
 	if a.drainer != nil {
 		a.task("drain", a.drainer.Run)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"pbxmesh"
 	"pbxmesh/registry"
@@ -79,6 +80,22 @@ func (p *publisher) Post(ctx context.Context, notes ...registry.Note) error {
 		return err
 	}
 	return p.to.Post(ctx, notes...)
+}
+
+// Hold implements registry.Board.
+func (p *publisher) Hold(ctx context.Context, kind registry.NoteKind, key string, revision uint64, ttl time.Duration) error {
+	if err := p.gone(); err != nil {
+		return err
+	}
+	return p.to.Hold(ctx, kind, key, revision, ttl)
+}
+
+// Live implements registry.Board.
+func (p *publisher) Live(ctx context.Context, kind registry.NoteKind) ([]time.Duration, uint64, error) {
+	if err := p.gone(); err != nil {
+		return nil, 0, err
+	}
+	return p.to.Live(ctx, kind)
 }
 
 // Watch implements registry.Board.

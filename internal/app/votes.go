@@ -3,10 +3,12 @@ package app
 import (
 	"context"
 	crand "crypto/rand"
+	"errors"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"pbxmesh/failover"
@@ -16,9 +18,8 @@ import (
 // Bounds of the exchange of votes, in renewals of a lease: one knob makes a mesh quicker
 // or slower as a whole.
 const (
-	voteLasts    = 3           // a vote counts for so many renewals after it was seen posted
-	votePosts    = 2           // votes within a renewal
-	voteReads    = 5           // reads within two renewals
+	voteLasts    = 3           // a vote counts for so many renewals after it was seen to hold
+	voteReads    = 5           // looks within two renewals, while nobody tells of news
 	voteMaxLasts = time.Minute // what a note may ask for at most
 	voteMinPause = 50 * time.Millisecond
 	voteTellGap  = 20 * time.Millisecond // between two reads, however often we are told
@@ -40,12 +41,14 @@ type voter struct {
 	log     *slog.Logger
 	wake    chan struct{} // the vote says something new: post it
 	listen  chan struct{} // the same, or another observer's does: read the others'
-	told    atomic.Bool   // we are told when another observer's vote says something new
+	told    told          // when another observer's vote says something new
 
 	mu       sync.Mutex
 	stats    voteStats
 	taken    bool                  // the registry took the last vote
+	posted   *postedVote           // our vote on the board, nil for none
 	after    uint64                // revision
+	onBoard  map[string]uint64     // notes that end by themselves, our own included: their revisions
 	heard    map[string]*heardVote // by observer
 	reported map[string]bool       // observers whose bad note was logged, at most maxReported
 }
@@ -54,23 +57,35 @@ type voter struct {
 const maxReported = 64
 
 type heardVote struct {
-	vote     failover.Vote
-	seen     time.Time
+	vote     failover.Vote // as it was posted
+	posted   time.Time     // on our clock, as the next two
+	seen     time.Time     // when it was last seen posted or gone on with
+	ends     time.Time
 	revision uint64
 	lasts    time.Duration
 }
 
+// postedVote is our own vote as it stands on the board.
+type postedVote struct {
+	vote     failover.Vote
+	text     string
+	at       time.Time
+	revision uint64 // 0 until the board was read
+}
+
 // voteStats count what the exchange of votes went through.
 type voteStats struct {
-	Posted, PostErrors, Read, ReadErrors, Bad, Namesakes uint64
+	Posted, Held, PostErrors, Read, ReadErrors, Bad, Namesakes uint64
 }
 
 func newVoter(a *App, board registry.Board) *voter {
-	return &voter{
+	v := &voter{
 		board: board, tracker: a.tracker, name: a.cfg.Name, renew: a.cfg.Registry.LeaseRenew, now: a.now,
 		gone: a.publisher.cut.Load, log: a.log.With("component", "votes"), wake: make(chan struct{}, 1), listen: make(chan struct{}, 1),
-		heard: map[string]*heardVote{}, reported: map[string]bool{},
+		heard: map[string]*heardVote{}, onBoard: map[string]uint64{}, reported: map[string]bool{},
 	}
+	v.told.kind, v.told.notify = registry.NoteVotes, func() { poke(v.listen) }
+	return v
 }
 
 // instance tells this run of an observer from every other one of its name.
@@ -89,8 +104,8 @@ func (v *voter) Stats() voteStats {
 	return v.stats
 }
 
-// post posts the vote twice within a renewal and when it says something new, until ctx
-// ends; then it takes the vote back.
+// post posts the vote when it says something new and has it go on with every renewal,
+// until ctx ends; then it takes the vote back.
 func (v *voter) post(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -104,8 +119,7 @@ func (v *voter) post(ctx context.Context) error {
 		case <-v.wake:
 			news = true
 		}
-		pause := v.renew / votePosts
-		pause = pause*9/10 + rand.N(pause/5+1)
+		pause := v.renew*9/10 + rand.N(v.renew/5+1)
 		if err := v.postOnce(ctx, news); err != nil {
 			pause = min(pause, max(v.renew/4, voteMinPause))
 		}
@@ -118,28 +132,55 @@ func (v *voter) post(ctx context.Context) error {
 	}
 }
 
-// postOnce posts the vote; the others read it at once when it is news.
+// postOnce posts the vote, or has the posted one go on while it says the same; the others
+// read it at once when it is news.
 func (v *voter) postOnce(ctx context.Context, news bool) error {
 	if v.gone() {
 		return nil
 	}
-	vote := v.tracker.Vote(v.now())
-	text, err := failover.EncodeVote(&vote)
-	if err == nil {
-		callCtx, cancel := context.WithTimeout(ctx, v.deadline())
-		defer cancel()
-		err = v.board.Post(callCtx, registry.Note{Kind: registry.NoteVotes, Key: v.name, Value: text, TTL: voteLasts * v.renew, Tell: news})
+	now := v.now()
+	vote := v.tracker.Vote(now)
+	callCtx, cancel := context.WithTimeout(ctx, v.deadline())
+	defer cancel()
+	held, err := v.hold(callCtx, &vote, now, news)
+	var text string
+	if !held {
+		if text, err = failover.EncodeVote(&vote); err == nil {
+			err = v.board.Post(callCtx, registry.Note{Kind: registry.NoteVotes, Key: v.name, Value: text, TTL: voteLasts * v.renew, Tell: news})
+		}
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.stats.Posted++
 	v.taken = err == nil
+	if held {
+		v.stats.Held++
+	} else {
+		v.stats.Posted++
+		v.posted = nil
+		if err == nil {
+			v.posted = &postedVote{vote: vote, text: text, at: now}
+		}
+	}
 	if err != nil && ctx.Err() == nil {
 		if v.stats.PostErrors++; v.stats.PostErrors == 1 {
 			v.log.Warn("the vote of this observer cannot be posted; others decide without it", "error", err)
 		}
 	}
 	return err
+}
+
+// hold has the posted vote go on when vote says the same, and reports whether it does.
+func (v *voter) hold(ctx context.Context, vote *failover.Vote, now time.Time, news bool) (bool, error) {
+	v.mu.Lock()
+	p := v.posted
+	if news || p == nil || !vote.Same(p.vote.After(now.Sub(p.at))) {
+		v.mu.Unlock()
+		return false, nil
+	}
+	revision := p.revision
+	v.mu.Unlock()
+	err := v.board.Hold(ctx, registry.NoteVotes, v.name, revision, voteLasts*v.renew)
+	return !errors.Is(err, registry.ErrLost), err
 }
 
 // takeBack removes the vote of a daemon that stops from the board: who starts from now on
@@ -176,9 +217,12 @@ func (v *voter) read(ctx context.Context) error {
 			now := v.now()
 			v.tracker.Votes(now, v.fresh(now), read && v.tookOurs())
 		}
-		pause := max(2*v.renew/voteReads, voteMinPause)
-		if time.Since(news) < voteNews && !v.told.Load() {
-			pause = min(pause, voteNewsPause)
+		pause := max(v.renew, voteMinPause)
+		if !v.told.yes.Load() {
+			pause = max(2*v.renew/voteReads, voteMinPause)
+			if time.Since(news) < voteNews {
+				pause = min(pause, voteNewsPause)
+			}
 		}
 		timer.Reset(max(pause-time.Since(began), voteMinPause))
 		select {
@@ -189,24 +233,7 @@ func (v *voter) read(ctx context.Context) error {
 }
 
 // watch has the others' votes read as soon as one says something new, until ctx ends.
-// While the registry does not tell, they are read now and then.
-func (v *voter) watch(ctx context.Context) error {
-	for {
-		err := v.board.Watch(ctx, registry.NoteVotes, func() {
-			v.told.Store(true)
-			poke(v.listen)
-		})
-		v.told.Store(false)
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		v.log.Debug("nobody tells of votes that say something new; they are read now and then", "error", err)
-		select {
-		case <-ctx.Done():
-		case <-time.After(v.renew):
-		}
-	}
-}
+func (v *voter) watch(ctx context.Context) error { return v.told.watch(ctx, v.board, v.renew, v.log) }
 
 func poke(c chan struct{}) {
 	select {
@@ -222,21 +249,76 @@ func (v *voter) tookOurs() bool {
 	return v.taken
 }
 
+// readOnce looks which votes go on, and reads those that are new; all of them when others
+// hold than are known.
 func (v *voter) readOnce(ctx context.Context) error {
-	callCtx, cancel := context.WithTimeout(ctx, v.deadline())
+	ctx, cancel := context.WithTimeout(ctx, v.deadline())
 	defer cancel()
-	v.mu.Lock()
-	after := v.after
-	v.mu.Unlock()
-	notes, next, bad, err := v.board.Notes(callCtx, registry.NoteVotes, after)
+	err := v.look(ctx)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.stats.Read++
 	if err != nil {
 		v.stats.ReadErrors++
+	}
+	return err
+}
+
+func (v *voter) look(ctx context.Context) error {
+	for again := range 2 {
+		left, head, err := v.board.Live(ctx, registry.NoteVotes)
+		if err != nil {
+			return err
+		}
+		v.mu.Lock()
+		after := v.after
+		known := head == after && len(left) == len(v.onBoard)
+		if known {
+			v.goOn(left, v.now())
+		}
+		v.mu.Unlock()
+		if known {
+			return nil
+		}
+		if again == 0 {
+			if err := v.readNotes(ctx, after); err != nil {
+				return err
+			}
+		}
+	}
+	return v.readNotes(ctx, 0)
+}
+
+// goOn takes in how long each note on the board holds, in the order of their keys. The
+// caller holds v.mu.
+func (v *voter) goOn(left []time.Duration, now time.Time) {
+	for i, key := range slices.Sorted(maps.Keys(v.onBoard)) {
+		if h := v.heard[key]; h != nil && h.revision == v.onBoard[key] {
+			h.goOn(now, left[i])
+		}
+	}
+}
+
+// goOn takes in that the note holds for left: longer than was known when its observer went
+// on with it since.
+func (h *heardVote) goOn(now time.Time, left time.Duration) {
+	if ends := now.Add(left); ends.Sub(h.ends) > voteMinPause {
+		h.seen, h.ends = now, ends
+	}
+}
+
+// readNotes reads the votes that are newer than after.
+func (v *voter) readNotes(ctx context.Context, after uint64) error {
+	notes, next, bad, err := v.board.Notes(ctx, registry.NoteVotes, after)
+	if err != nil {
 		return err
 	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	v.stats.Bad += uint64(max(0, bad)) //nolint:gosec // not negative
+	if after == 0 || next < after {
+		clear(v.onBoard)
+	}
 	v.after = next
 	now := v.now()
 	for i := range notes {
@@ -247,7 +329,14 @@ func (v *voter) readOnce(ctx context.Context) error {
 
 // take takes in one note. The caller holds v.mu.
 func (v *voter) take(n *registry.Note, now time.Time) {
+	delete(v.onBoard, n.Key)
+	if n.TTL > 0 {
+		v.onBoard[n.Key] = n.Revision
+	}
 	if old := v.heard[n.Key]; old != nil && old.revision == n.Revision {
+		if n.TTL > 0 {
+			old.goOn(now, n.TTL)
+		}
 		return
 	}
 	vote, err := failover.DecodeVote(n.Key, n.Value)
@@ -260,6 +349,9 @@ func (v *voter) take(n *registry.Note, now time.Time) {
 		}
 		return
 	case n.Key == v.name:
+		if v.posted != nil && n.Value == v.posted.text {
+			v.posted.revision = n.Revision
+		}
 		if own := v.tracker.Vote(now); vote.Instance != own.Instance {
 			// Our own former life has such a note, for as long as it lasts.
 			if v.stats.Namesakes++; v.stats.Namesakes > voteLasts+1 && v.stats.Namesakes%100 == voteLasts+2 {
@@ -269,7 +361,7 @@ func (v *voter) take(n *registry.Note, now time.Time) {
 		return
 	}
 	lasts := min(max(n.TTL, voteLasts*v.renew), voteMaxLasts)
-	v.heard[n.Key] = &heardVote{vote: vote, seen: now, revision: n.Revision, lasts: lasts}
+	v.heard[n.Key] = &heardVote{vote: vote, posted: now.Add(-n.Age), seen: now, ends: now.Add(n.TTL), revision: n.Revision, lasts: lasts}
 }
 
 // fresh returns the votes that count at now and forgets the others.
@@ -282,7 +374,7 @@ func (v *voter) fresh(now time.Time) []failover.SeenVote {
 			delete(v.heard, name)
 			continue
 		}
-		votes = append(votes, failover.SeenVote{Vote: h.vote, Seen: h.seen})
+		votes = append(votes, failover.SeenVote{Vote: h.vote.After(h.seen.Sub(h.posted)), Seen: h.seen})
 	}
 	return votes
 }

@@ -56,8 +56,9 @@ func (b *ballot) voter(name, instance string) *poll {
 	p.voter = &voter{
 		board: b.store, tracker: tracker, name: name, renew: time.Second, now: func() time.Time { return b.now },
 		gone: p.dead.Load, log: logger, wake: make(chan struct{}, 1),
-		heard: map[string]*heardVote{}, reported: map[string]bool{},
+		heard: map[string]*heardVote{}, onBoard: map[string]uint64{}, reported: map[string]bool{},
 	}
+	p.told.kind, p.told.notify = registry.NoteVotes, func() { poke(p.listen) }
 	return p
 }
 
@@ -157,6 +158,90 @@ func TestVoteLasts(t *testing.T) {
 		b.write("jacksonville", "", 0) // taken back
 		la.hears(t)
 	}
+}
+
+// TestVoteGoesOn posts a vote once while it says the same: who reads the board sees that it
+// goes on, when it ends, and how old it is, and reads it once.
+func TestVoteGoesOn(t *testing.T) {
+	t.Parallel()
+	b := newBallot(t)
+	la, ja := b.voter("losangeles", "run1"), b.voter("jacksonville", "run1")
+	paris := b.voter("paris", "run1")
+	board := &countingBoard{Board: b.store}
+	la.board = board
+	paris.posts(t)
+	ja.posts(t)
+	_, head, _, _ := b.store.Notes(t.Context(), registry.NoteVotes, 0)
+	for range 600 { // ten minutes
+		la.hears(t, "jacksonville", "paris")
+		b.now = b.now.Add(time.Second)
+		for _, p := range []*poll{ja, paris} {
+			p.hears(t, map[*poll]string{ja: "paris", paris: "jacksonville"}[p])
+			p.posts(t)
+		}
+	}
+	if s := ja.Stats(); s.Posted != 1 || s.Held != 600 {
+		t.Errorf("posted %d times and held %d times, want once and then held", s.Posted, s.Held)
+	}
+	if _, now, _, _ := b.store.Notes(t.Context(), registry.NoteVotes, 0); now != head {
+		t.Error("somebody had to read what was no news")
+	}
+	if n := board.notes.Load(); n != 1 {
+		t.Errorf("the board was read %d times", n)
+	}
+	// Whoever comes late knows how long things have been so.
+	late := b.voter("tokyo", "run1")
+	for _, p := range []*poll{la, late} {
+		v := p.hears(t, "jacksonville", "paris")["jacksonville"]
+		if f := v.Nodes["a"].For; (f - 600*time.Second).Abs() > 2*time.Second {
+			t.Errorf("%s hears that a has been so for %s, want ten minutes", p.name, f)
+		}
+	}
+	// One stops: it counts for three renewals after it was last heard.
+	heard := b.now
+	for range voteLasts {
+		b.now = b.now.Add(time.Second)
+		paris.posts(t)
+		if v := la.hears(t, "jacksonville", "paris")["jacksonville"]; v.Seen.After(heard) {
+			t.Fatalf("it was seen at %s, and last went on at %s", v.Seen, heard)
+		}
+	}
+	b.now = b.now.Add(time.Second)
+	paris.posts(t)
+	la.hears(t, "paris")
+	read := board.notes.Load()
+	for range 10 {
+		b.now = b.now.Add(time.Second)
+		paris.posts(t)
+		la.hears(t, "paris")
+	}
+	if n := board.notes.Load(); n != read {
+		t.Errorf("the board was read %d times more for a vote that ended", n-read)
+	}
+	// What is new is posted and read, and a board that lost everything gets it again.
+	ja.tracker.SetMembers(b.now, []pbxmesh.Node{{ID: "a"}, {ID: "b"}})
+	ja.posts(t)
+	if v := la.hears(t, "paris", "jacksonville")["jacksonville"]; len(v.Nodes) != 2 {
+		t.Errorf("heard %+v", v)
+	}
+	b.store.Clear()
+	for range 2 {
+		b.now = b.now.Add(time.Second)
+		ja.posts(t)
+		paris.posts(t)
+		la.hears(t, "paris", "jacksonville")
+	}
+}
+
+// countingBoard counts how often notes are read.
+type countingBoard struct {
+	registry.Board
+	notes atomic.Int64
+}
+
+func (b *countingBoard) Notes(ctx context.Context, kind registry.NoteKind, after uint64) ([]registry.Note, uint64, int, error) {
+	b.notes.Add(1)
+	return b.Board.Notes(ctx, kind, after)
 }
 
 func TestHostileVotes(t *testing.T) {
@@ -401,7 +486,7 @@ func TestNewsIsHeardAtOnce(t *testing.T) {
 			}
 		})
 	}
-	registrytest.WaitFor(t, "the observer to watch and to have read", func() bool { return la.told.Load() && la.Stats().Read > 0 })
+	registrytest.WaitFor(t, "the observer to watch and to have read", func() bool { return la.told.yes.Load() && la.Stats().Read > 0 })
 	if err := ja.postOnce(t.Context(), false); err != nil {
 		t.Fatal(err)
 	}

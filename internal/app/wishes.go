@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"pbxmesh"
@@ -14,9 +15,11 @@ import (
 )
 
 const (
-	// wishesEvery is how often operators' wishes are read, boardTimeout bounds it.
+	// wishesEvery is how often it is looked whether operators' wishes must be read: when
+	// somebody told of one, when nobody tells, and anyhow after wishesAnyhow.
 	wishesEvery  = 500 * time.Millisecond
-	boardTimeout = 2 * time.Second
+	wishesAnyhow = 5 * time.Second
+	boardTimeout = 2 * time.Second // bounds reading them
 
 	// wishesCompared is how often every wish is compared with the board's, and posted
 	// again where the board lost it.
@@ -35,7 +38,10 @@ type wishes struct {
 
 	adopting sync.Mutex
 	saying   sync.Mutex // one command at a time: each numbers its wish after the last
-	after    uint64     // revision of the board that was read
+	told     told
+	news     atomic.Bool // since the board was read
+	read     time.Time
+	after    uint64 // revision of the board that was read
 	compared time.Time
 	failed   string // the last failure, so that it is logged once
 	drains   drains
@@ -49,6 +55,7 @@ func (a *App) buildWishes() error {
 			a.log.Warn("a part of what operators wanted is lost", "error", err)
 		}
 	}
+	w.told.kind, w.told.notify = registry.NoteWanted, func() { w.news.Store(true) }
 	a.wishes = w
 	for _, wish := range w.book.All() {
 		a.adopt(wish.Node)
@@ -99,14 +106,19 @@ func (a *App) syncWishes(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, boardTimeout)
 	defer cancel()
 	all := w.failed != "" || a.now().Sub(w.compared) >= wishesCompared
+	if news := w.news.Swap(false); !news && !all && w.told.yes.Load() && a.now().Sub(w.read) < wishesAnyhow {
+		return nil
+	}
 	after := w.after
 	if all {
 		after = 0
 	}
 	notes, next, _, err := w.board.Notes(ctx, registry.NoteWanted, after)
 	if err != nil {
+		w.news.Store(true)
 		return err
 	}
+	w.read = a.now()
 	posted := map[pbxmesh.NodeID]drain.Wish{}
 	changed := false
 	for _, n := range notes {
@@ -139,7 +151,7 @@ func (a *App) syncWishes(ctx context.Context) error {
 	var back []registry.Note
 	for i := range notes {
 		if id := pbxmesh.NodeID(notes[i].Key); gone[id] {
-			back = append(back, registry.Note{Kind: registry.NoteWanted, Key: notes[i].Key})
+			back = append(back, registry.Note{Kind: registry.NoteWanted, Key: notes[i].Key, Tell: true})
 		}
 	}
 	var lost []drain.Wish
@@ -187,7 +199,7 @@ func (a *App) postWishes(ctx context.Context, list ...drain.Wish) error {
 		if err != nil {
 			return err
 		}
-		notes = append(notes, registry.Note{Kind: registry.NoteWanted, Key: string(wish.Node), Value: text})
+		notes = append(notes, registry.Note{Kind: registry.NoteWanted, Key: string(wish.Node), Value: text, Tell: true})
 	}
 	if len(notes) == 0 {
 		return nil
@@ -332,7 +344,7 @@ func (a *App) forgetWish(node pbxmesh.NodeID) {
 func (a *App) forgetNotes(ctx context.Context, node pbxmesh.NodeID) {
 	a.forgetWish(node)
 	key := string(node)
-	if err := a.wishes.board.Post(ctx, registry.Note{Kind: registry.NoteWanted, Key: key}, registry.Note{Kind: registry.NoteDrain, Key: key}); err != nil {
+	if err := a.wishes.board.Post(ctx, registry.Note{Kind: registry.NoteWanted, Key: key, Tell: true}, registry.Note{Kind: registry.NoteDrain, Key: key}); err != nil {
 		a.log.Warn("what was wanted of a node is not off the board yet", "node", node, "error", err)
 	}
 }

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
+	"pbxmesh"
 	"pbxmesh/registry"
 )
 
@@ -17,6 +20,7 @@ type board struct {
 
 type posted struct {
 	registry.Note
+	at   time.Time
 	ends time.Time // zero: never
 }
 
@@ -65,7 +69,7 @@ func (s *Store) Post(ctx context.Context, notes ...registry.Note) error {
 			continue
 		}
 		n.Revision, n.Tell = b.head, false
-		p := posted{Note: n}
+		p := posted{Note: n, at: now}
 		if n.TTL > 0 {
 			p.ends = now.Add(wholeMillis(n.TTL))
 		}
@@ -130,9 +134,51 @@ func (s *Store) Notes(ctx context.Context, kind registry.NoteKind, after uint64)
 		if p.TTL > 0 {
 			p.TTL = wholeMillis(p.ends.Sub(now))
 		}
+		p.Age = max(0, now.Sub(p.at))
 		notes = append(notes, p.Note)
 	}
 	return notes, b.head, 0, nil
+}
+
+// Hold implements registry.Board.
+func (s *Store) Hold(ctx context.Context, kind registry.NoteKind, key string, revision uint64, ttl time.Duration) error {
+	if err := (&registry.Note{Kind: kind, Key: key, TTL: ttl}).Validate(); err != nil || ttl == 0 {
+		return errors.Join(fmt.Errorf("%w: hold for %s", pbxmesh.ErrInvalidRecord, ttl), err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.ready(ctx); err != nil {
+		return err
+	}
+	if b := s.boards[kind]; b != nil {
+		if p, known := b.notes[key]; known && p.Revision == revision && !p.over(s.now()) {
+			p.TTL, p.ends = ttl, s.now().Add(wholeMillis(ttl))
+			b.notes[key] = p
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: note %s of %s", registry.ErrLost, key, kind)
+}
+
+// Live implements registry.Board.
+func (s *Store) Live(ctx context.Context, kind registry.NoteKind) ([]time.Duration, uint64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.ready(ctx); err != nil {
+		return nil, 0, err
+	}
+	b := s.boards[kind]
+	if b == nil {
+		return nil, 0, nil
+	}
+	var left []time.Duration
+	now := s.now()
+	for _, key := range slices.Sorted(maps.Keys(b.notes)) {
+		if p := b.notes[key]; !p.ends.IsZero() && !p.over(now) {
+			left = append(left, p.ends.Sub(now))
+		}
+	}
+	return left, b.head, nil
 }
 
 func (p *posted) over(now time.Time) bool { return !p.ends.IsZero() && !now.Before(p.ends) }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -125,6 +126,54 @@ func (s *Store) Notes(ctx context.Context, kind registry.NoteKind, after uint64)
 	}
 }
 
+// Hold implements registry.Board.
+func (s *Store) Hold(ctx context.Context, kind registry.NoteKind, key string, revision uint64, ttl time.Duration) error {
+	if err := (&registry.Note{Kind: kind, Key: key, TTL: ttl, Revision: revision}).Validate(); err != nil || ttl == 0 {
+		return errors.Join(fmt.Errorf("%w: hold for %s", pbxmesh.ErrInvalidRecord, ttl), err)
+	}
+	answer, err := s.board(ctx, "hold "+string(kind), holdNote, s.boardKeys(kind)[1:3], key, strconv.FormatUint(revision, 10),
+		int64((ttl+time.Millisecond-1)/time.Millisecond))
+	if err != nil {
+		return err
+	}
+	if len(answer) < 2 || answer[1] != "1" {
+		return fmt.Errorf("%w: redis: note %s of %s", registry.ErrLost, key, kind)
+	}
+	return nil
+}
+
+// Live implements registry.Board.
+func (s *Store) Live(ctx context.Context, kind registry.NoteKind) ([]time.Duration, uint64, error) {
+	if !kind.Valid() {
+		return nil, 0, fmt.Errorf("%w: notes of the kind %+.40q", pbxmesh.ErrInvalidRecord, string(kind))
+	}
+	answer, err := s.board(ctx, "read "+string(kind), liveNotes, []string{s.boardKey(kind, "ends"), s.headsKey()}, string(kind), registry.MaxNotes)
+	if err != nil {
+		return nil, 0, err
+	}
+	left, head, err := parseLive(answer)
+	return left, head, wrap("read "+string(kind), err)
+}
+
+// parseLive reads "OK", head, and how long each note holds in hundredths of a second,
+// with spaces between.
+func parseLive(answer []string) (left []time.Duration, head uint64, err error) {
+	if len(answer) != 3 {
+		return nil, 0, errPage
+	}
+	if head, err = strconv.ParseUint(answer[1], 10, 53); err != nil {
+		return nil, 0, errPage
+	}
+	for text := range strings.FieldsSeq(answer[2]) {
+		n, err := strconv.ParseUint(text, 10, 39) // MaxNoteTTL and more
+		if err != nil {
+			return nil, 0, errPage
+		}
+		left = append(left, time.Duration(n)*10*time.Millisecond)
+	}
+	return left, head, nil
+}
+
 // boardChannel is where those who watch a kind are told.
 func (s *Store) boardChannel(kind registry.NoteKind) string {
 	return s.o.Prefix + ":told:" + string(kind)
@@ -191,10 +240,10 @@ type page struct {
 var errPage = errors.New("the answer of the script is cut")
 
 // parsePage reads "OK", head, next, more, bad, then key, revision, milliseconds left (0
-// for ever) and value of every note. The script made the frame; what stands in a note
+// for ever), milliseconds since it was posted, and value of every note. The script made the frame; what stands in a note
 // may be anyone's.
 func parsePage(kind registry.NoteKind, answer []string) (page, error) {
-	const frame, width = 5, 4
+	const frame, width = 5, 5
 	if len(answer) < frame || (len(answer)-frame)%width != 0 {
 		return page{}, errPage
 	}
@@ -211,8 +260,12 @@ func parsePage(kind registry.NoteKind, answer []string) (page, error) {
 	for f := answer[frame:]; len(f) > 0; f = f[width:] {
 		revision, err1 := strconv.ParseUint(f[1], 10, 53)
 		left, err2 := strconv.ParseUint(f[2], 10, 43) // the longest time.Duration has as many milliseconds
-		n := registry.Note{Kind: kind, Key: f[0], Value: f[3], TTL: time.Duration(left) * time.Millisecond, Revision: revision}
-		if err1 != nil || err2 != nil || n.Value == "" || n.Validate() != nil {
+		age, err3 := strconv.ParseUint(f[3], 10, 43)
+		n := registry.Note{
+			Kind: kind, Key: f[0], Value: f[4], TTL: time.Duration(left) * time.Millisecond,
+			Revision: revision, Age: time.Duration(age) * time.Millisecond,
+		}
+		if err1 != nil || err2 != nil || err3 != nil || n.Value == "" || n.Validate() != nil {
 			p.bad++
 			continue
 		}

@@ -101,7 +101,7 @@ if not (is(notes, 'hash') and is(revisions, 'zset') and is(ends, 'zset')) then
   return {'OK', text(head), text(head), '0', '1'}
 end
 local maxValue, maxKey, budget, limit = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local ms = now()
+local ms, us = now()
 local out = {'OK', text(head), '0', '0', '0'}
 local bad, next, more = 0, after, false
 local found = redis.call('ZRANGEBYSCORE', revisions, '(' .. text(after), '9007199254740991', 'WITHSCORES', 'LIMIT', 0, limit)
@@ -125,6 +125,7 @@ for i = 1, #found, 2 do
       out[#out + 1] = key
       out[#out + 1] = text(revision)
       out[#out + 1] = text(left)
+      out[#out + 1] = text(math.max(0, math.floor((us - revision) / 1000)))
       out[#out + 1] = redis.call('HGET', notes, key)
     end
   end
@@ -136,3 +137,33 @@ else
 end
 out[5] = tostring(bad)
 return out`)
+
+// holdNote puts off the end of a note that was not posted again since.
+// KEYS revisions ends; ARGV key revision milliseconds. Answers OK and whether it did.
+var holdNote = redis.NewScript(boardGuard + `
+local ms = now()
+local revision = redis.pcall('ZSCORE', KEYS[1], ARGV[1])
+if type(revision) ~= 'string' or tonumber(revision) ~= tonumber(ARGV[2]) then return {'OK', '0'} end
+-- one that is over may have been seen to be
+local over = redis.pcall('ZSCORE', KEYS[2], ARGV[1])
+if type(over) ~= 'string' or (num(over) or 0) <= ms then return {'OK', '0'} end
+redis.call('ZADD', KEYS[2], text(ms + tonumber(ARGV[3])), ARGV[1])
+return {'OK', '1'}`)
+
+// liveNotes answers OK, the head, and as parseLive says how long notes hold that have an
+// end, in the order of their keys.
+// KEYS ends heads; ARGV kind most
+var liveNotes = redis.NewScript(boardGuard + `
+local ms = now()
+local head = redis.pcall('HGET', KEYS[2], ARGV[1])
+if type(head) ~= 'string' then head = '0' end
+local found = redis.pcall('ZRANGEBYSCORE', KEYS[1], '(' .. text(ms), '9007199254740991', 'WITHSCORES', 'LIMIT', 0, tonumber(ARGV[2]))
+if found.err then found = {} end
+local keys, left = {}, {}
+for i = 1, #found, 2 do
+  keys[#keys + 1] = found[i]
+  left[found[i]] = text(math.floor(((num(found[i + 1]) or ms) - ms) / 10))
+end
+table.sort(keys)
+for i, key in ipairs(keys) do keys[i] = left[key] end
+return {'OK', text(num(head) or 0), table.concat(keys, ' ')}`)

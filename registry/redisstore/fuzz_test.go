@@ -63,11 +63,11 @@ func FuzzParseStored(f *testing.F) {
 
 // Whatever stands on the board: every note of a page is valid and live.
 func FuzzParsePage(f *testing.F) {
-	f.Add("9", "9", "0", "0", "london", "9", "5000", "1")
-	f.Add("9", "5", "1", "2", "a b", "5", "0", "1")
-	f.Add("-1", "x", "", "", "", "9007199254740993", "-5", "")
-	f.Fuzz(func(t *testing.T, head, next, more, bad, key, revision, left, value string) {
-		p, err := parsePage("votes", []string{"OK", head, next, more, bad, key, revision, left, value})
+	f.Add("9", "9", "0", "0", "london", "9", "5000", "12", "1")
+	f.Add("9", "5", "1", "2", "a b", "5", "0", "0", "1")
+	f.Add("-1", "x", "", "", "", "9007199254740993", "-5", "-1", "")
+	f.Fuzz(func(t *testing.T, head, next, more, bad, key, revision, left, age, value string) {
+		p, err := parsePage("votes", []string{"OK", head, next, more, bad, key, revision, left, age, value})
 		if err != nil {
 			return
 		}
@@ -75,12 +75,33 @@ func FuzzParsePage(f *testing.F) {
 			t.Fatalf("accepted %+v", p)
 		}
 		for _, n := range p.notes {
-			if err := n.Validate(); err != nil || n.Value == "" || n.Key != key || n.Value != value {
+			if err := n.Validate(); err != nil || n.Age < 0 || n.Value == "" || n.Key != key || n.Value != value {
 				t.Fatalf("accepted %+v: %v", n, err)
 			}
 		}
-		if _, err := parsePage("votes", []string{"OK", head, next, more, bad, key, revision, left}); err == nil {
+		if _, err := parsePage("votes", []string{"OK", head, next, more, bad, key, revision, left, age}); err == nil {
 			t.Fatal("accepted a note without a value")
+		}
+	})
+}
+
+// However the list of what is left is spoilt, what is read of it is a time.
+func FuzzParseLive(f *testing.F) {
+	f.Add("9", "300 298  17 0")
+	f.Add("", "")
+	f.Add("9007199254740993", "-1 1e9 999999999999999999999")
+	f.Fuzz(func(t *testing.T, head, left string) {
+		times, n, err := parseLive([]string{"OK", head, left})
+		if err != nil {
+			return
+		}
+		if n > registry.MaxNumber || len(times) != len(strings.Fields(left)) {
+			t.Fatalf("read %v, %d", times, n)
+		}
+		for _, d := range times {
+			if d < 0 {
+				t.Fatalf("%s is left", d)
+			}
 		}
 	})
 }

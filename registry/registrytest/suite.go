@@ -41,6 +41,7 @@ func TestBackend(t *testing.T, open Open) {
 		"notes are posted, replaced and taken back":  testNotes,
 		"who asks for newer notes gets those only":   testNotesAfter,
 		"a note ends by itself":                      testNoteEnds,
+		"a note that is held goes on":                testNoteHeld,
 		"notes at their limits survive":              testNoteLimits,
 		"who watches notes is told":                  testWatch,
 		"a thousand large notes are read whole":      testNoteBulk,

@@ -253,3 +253,68 @@ func testWatch(t *testing.T, b *backend) {
 		}
 	}
 }
+
+func testNoteHeld(t *testing.T, b *backend) {
+	hold := func(key string, revision uint64, ttl time.Duration) error {
+		return b.Hold(ctx(t), registry.NoteVotes, key, revision, ttl)
+	}
+	live := func() ([]time.Duration, uint64) {
+		t.Helper()
+		left, head, err := b.Live(ctx(t), registry.NoteVotes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return left, head
+	}
+	if left, head := live(); len(left) != 0 || head != 0 {
+		t.Fatalf("an empty board has %v at %d", left, head)
+	}
+	b.fails("hold of what is not there", hold("london", 1, time.Second), registry.ErrLost)
+	ends := func(key, value string, ttl time.Duration) registry.Note {
+		return registry.Note{Kind: registry.NoteVotes, Key: key, Value: value, TTL: ttl}
+	}
+	b.post(ends("london", "1", time.Hour), ends("Buffalo", "2", 400*time.Millisecond), ends("paris", "3", time.Minute), ends("always", "4", 0))
+	list, head, _, err := b.Notes(ctx(t), registry.NoteVotes, 0)
+	if err != nil || len(list) != 4 {
+		t.Fatalf("notes %v, err %v", list, err)
+	}
+	revision := map[string]uint64{}
+	for _, n := range list {
+		revision[n.Key] = n.Revision
+		if n.Age < 0 || n.Age > 20*time.Second {
+			t.Errorf("%s was posted %s ago", n.Key, n.Age)
+		}
+	}
+	// In the order of the keys, and only what ends.
+	near := func(d, want time.Duration) bool { return d <= want && d > want-20*time.Second }
+	if left, at := live(); len(left) != 3 || at != head || left[0] > 400*time.Millisecond || !near(left[1], time.Hour) || !near(left[2], time.Minute) {
+		t.Fatalf("left %v at %d, want those of Buffalo, london and paris at %d", left, at, head)
+	}
+	if err := hold("Buffalo", revision["Buffalo"], 2*time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	b.fails("hold of another revision", hold("london", revision["london"]+1, time.Hour), registry.ErrLost)
+	b.fails("hold for no time", hold("london", revision["london"], 0), pbxmesh.ErrInvalidRecord)
+	b.fails("hold for too long", hold("london", revision["london"], registry.MaxNoteTTL+1), pbxmesh.ErrInvalidRecord)
+	if left, at := live(); len(left) != 3 || at != head || !near(left[0], 2*time.Minute) {
+		t.Fatalf("left %v at %d, and nobody need read again what was at %d", left, at, head)
+	}
+	if _, next, _, err := b.Notes(ctx(t), registry.NoteVotes, head); err != nil || next != head {
+		t.Errorf("a note that is held is news: %d after %d, err %v", next, head, err)
+	}
+	// Posted again and taken back, it cannot be held as it was.
+	b.post(ends("london", "5", time.Hour), ends("paris", "", 0))
+	b.fails("hold of what was replaced", hold("london", revision["london"], time.Hour), registry.ErrLost)
+	b.fails("hold of what was taken back", hold("paris", revision["paris"], time.Hour), registry.ErrLost)
+	// What ended is not brought back.
+	b.post(ends("short", "6", 10*time.Millisecond))
+	list, _, _, err = b.Notes(ctx(t), registry.NoteVotes, head)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range list {
+		revision[n.Key] = n.Revision
+	}
+	WaitFor(t, "the short note to end", func() bool { left, _ := live(); return len(left) == 2 })
+	b.fails("hold of what ended", hold("short", revision["short"], time.Hour), registry.ErrLost)
+}
