@@ -12,7 +12,7 @@ GOLANGCI_VERSION := v2.15.0
 GOLANGCI         := bin/golangci-lint-$(GOLANGCI_VERSION)
 
 .DEFAULT_GOAL := build
-.PHONY: help build demo test race lint fuzz bench bench-registry bench-hooks bench-redirect bench-dns bench-dns-garbage sim-latency bench-failover bench-phones soak-failover bench-drain tidy test-freeswitch test-fusionpbx clean
+.PHONY: help build demo test race lint fuzz bench bench-registry bench-mesh bench-hooks bench-redirect bench-dns bench-dns-garbage sim-latency bench-failover bench-phones soak-failover bench-drain tidy test-freeswitch test-fusionpbx clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,10 @@ fuzz: ## Run every fuzz target for FUZZTIME each
 
 bench: ## Run the benchmarks that match BENCH
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./...
+
+bench-mesh: ## What an idle mesh asks of Redis: NODES=10 NAMESERVERS=2 SECONDS=20, all in one process
+	@scripts/deps.sh
+	PBXMESH_BENCH_MESH='$(or $(NODES),10) $(or $(NAMESERVERS),2) $(or $(SECONDS),20)' $(GO) test -count=1 -v -timeout 20m -run '^TestBenchMesh$$' ./internal/e2e/traffic
 
 bench-hooks: ## Compare the hooks on one switch: FREESWITCH=/path/to/freeswitch, else simulated
 	PBXMESH_BENCH_HOOKS=1 PBXMESH_FREESWITCH='$(or $(FREESWITCH),$(PBXMESH_FREESWITCH))' $(GO) test -count=1 -v -timeout 15m -run '^TestBenchHooks$$' ./internal/e2e

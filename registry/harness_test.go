@@ -171,7 +171,7 @@ func start(t testing.TB, id pbxmesh.NodeID, store registry.Backend, tune tuning)
 	poll, wait, backoff, check := 40*time.Millisecond, 30*time.Millisecond, 100*time.Millisecond, 500*time.Millisecond
 	if productive || tune.productive { // what docs/registry.md says of bounds is measured with these
 		tune.renew, tune.timeout = 500*time.Millisecond, 2*time.Second
-		poll, wait, backoff = time.Second, 500*time.Millisecond, 2*time.Second
+		poll, wait, backoff = time.Second, 5*time.Second, 2*time.Second
 		check = 30 * time.Second // instead of minutes, which no test would wait for
 	}
 	d := &daemon{t: t, id: id, off: tune.off, older: tune.bugs&registry.Older != 0, link: &link{Backend: store}, epoch: "core-1", held: map[int]pbxmesh.Registration{}}

@@ -20,9 +20,8 @@ type SyncOptions struct {
 	// Poll is how often members and leases are read, jittered by a tenth.
 	// Default 1 s. A new node is known after that long at most.
 	Poll time.Duration
-	// Wait is how long one call waits for changes. It bounds how soon Run ends
-	// and how soon a new node is followed, not how soon a change arrives.
-	// Default 500 ms.
+	// Wait is how long one call waits for changes. It bounds nothing but how often an idle
+	// store is asked. Default 5 s.
 	Wait time.Duration
 
 	Timeout         time.Duration // of one call beside its wait, default 2 s
@@ -121,7 +120,7 @@ func NewSync(o SyncOptions) (*Sync, error) {
 		return nil, errors.New("registry sync: no replica or no backend")
 	}
 	setDefault(&o.Poll, time.Second)
-	setDefault(&o.Wait, 500*time.Millisecond)
+	setDefault(&o.Wait, 5*time.Second)
 	setDefault(&o.Timeout, 2*time.Second)
 	setDefault(&o.SnapshotTimeout, time.Minute)
 	setDefault(&o.Parallel, 4)
@@ -155,8 +154,8 @@ func (s *Sync) Status() SyncStatus {
 	return st
 }
 
-// Run reads until ctx ends, then waits for what it started, about Wait plus
-// Timeout at most, and saves the state file. No error of the store ends it. It
+// Run reads until ctx ends, then waits for what it started, Timeout at most, and saves
+// the state file. No error of the store ends it. It
 // returns an error only when it was called before.
 func (s *Sync) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)

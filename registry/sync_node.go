@@ -21,8 +21,12 @@ func (s *Sync) followGroup(ctx context.Context, g *group) {
 			continue
 		}
 		callCtx, cancel := context.WithTimeout(ctx, s.o.Wait+s.o.Timeout)
+		woken := g.interrupt(callCtx, cancel)
 		batches, err := s.o.Backend.Follow(callCtx, cursors, s.o.Wait)
 		cancel()
+		if <-woken && err != nil {
+			continue // there are other nodes to be followed
+		}
 		s.called(ctx, "following changes", err)
 		if err != nil {
 			backoff = min(max(2*backoff, 50*time.Millisecond), s.o.BackoffMax)
@@ -43,6 +47,21 @@ func (s *Sync) followGroup(ctx context.Context, g *group) {
 			}
 		}
 	}
+}
+
+// interrupt cancels a call when g is woken before ctx ends, and then says whether it was.
+func (g *group) interrupt(ctx context.Context, cancel context.CancelFunc) <-chan bool {
+	woken := make(chan bool, 1)
+	go func() {
+		select {
+		case <-g.wake:
+			cancel()
+			woken <- true
+		case <-ctx.Done():
+			woken <- false
+		}
+	}()
+	return woken
 }
 
 // cursors returns the places from which g goes on.
@@ -161,6 +180,7 @@ func (s *Sync) check(ctx context.Context, l *Lease) {
 		// place, or has only just been reached again: calls that follow it fail for
 		// as long as the poll does, and pause for longer.
 		if !f.behind(term, seq, l) {
+			notify(f.group.wake) // and ask anew
 			return
 		}
 		f.late, f.retry = nil, time.Time{}
@@ -174,9 +194,7 @@ func (s *Sync) check(ctx context.Context, l *Lease) {
 		f.late = nil
 		if same {
 			f.differs, f.backoff = 0, 0
-			if f.muted > 0 { // nobody else says how fresh the records are
-				ns.setFresh(s.o.Now())
-			}
+			ns.setFresh(s.o.Now())
 		}
 	}
 }

@@ -10,6 +10,7 @@
 // With the prefix "pbxmesh" and the node "london":
 //
 //	pbxmesh:members               hash    node -> announcement (JSON)
+//	pbxmesh:{pbxmesh:members}:revision  string  grows with every other announcement
 //	pbxmesh:{london}:meta         hash    v, term, next, seq, epoch
 //	pbxmesh:{london}:rec:<term>   hash    kind|key -> "<seq> <value>"
 //	pbxmesh:{london}:log          stream  id <term>-<seq>, one entry per batch
@@ -24,6 +25,11 @@
 // A stream entry has the fields v (version), p (sequence before it), d (digests,
 // JSON), e (epoch), k ("reset" for a full publication), and per record
 // "+kind|key" with the value, or "-kind|key" for a tombstone.
+//
+// Everybody asks every second for members and leases. A reader keeps what it read: the members
+// while their revision is the same, at most half a minute, and of a lease everything but
+// its beat while a mark of its text is. One script makes them for all leases; in a cluster,
+// whose nodes are in different slots, all of them are read each time.
 //
 // Everything but the members expires a day after the node's last renewal.
 //

@@ -20,12 +20,10 @@ const (
 	followCount = 256  // batches per stream and XREAD
 )
 
-// Members implements registry.Source. It is asked every second by everybody, so what is
-// too long to be an announcement stays where it is.
-func (s *Store) Members(ctx context.Context) ([]registry.Announcement, int, error) {
-	var members []registry.Announcement
-	bad := 0
+// readMembers reads all announcements, and the names of all fields.
+func (s *Store) readMembers(ctx context.Context) (members []registry.Announcement, names []string, bad int, err error) {
 	add := func(node, text string) error {
+		names = append(names, node)
 		if a, err := registry.DecodeAnnouncement(node, text); err == nil && len(members) < registry.MaxMembers {
 			members = append(members, a)
 		} else {
@@ -38,17 +36,17 @@ func (s *Store) Members(ctx context.Context) ([]registry.Announcement, int, erro
 	cancel()
 	switch {
 	case err != nil:
-		return nil, 0, wrap("read "+s.membersKey(), err)
+		return nil, nil, 0, wrap("read "+s.membersKey(), err)
 	case len(answer) == 1: // somebody filled the list
 		if err := s.scan(ctx, s.membersKey(), add); err != nil {
-			return nil, bad, err
+			return nil, nil, bad, err
 		}
-		return members, bad, nil
+		return members, names, bad, nil
 	}
 	for i := 0; i+1 < len(answer); i += 2 {
 		_ = add(answer[i], answer[i+1])
 	}
-	return members, bad, nil
+	return members, names, bad, nil
 }
 
 // scan calls each for every field of a hash; some may come twice.
@@ -76,46 +74,6 @@ func (s *Store) scanMatch(ctx context.Context, key, match string, count int64, e
 		}
 		cursor = next
 	}
-}
-
-// Leases implements registry.Source.
-func (s *Store) Leases(ctx context.Context, nodes []pbxmesh.NodeID) (map[pbxmesh.NodeID]registry.Lease, int, error) {
-	leases := make(map[pbxmesh.NodeID]registry.Lease, len(nodes))
-	if len(nodes) == 0 {
-		return leases, 0, nil
-	}
-	ctx, cancel := s.bound(ctx)
-	defer cancel()
-	pipe := s.client.Pipeline()
-	answers := make([]*redis.StringCmd, len(nodes))
-	for i, id := range nodes {
-		answers[i] = pipe.Get(ctx, s.key(id, "lease"))
-	}
-	// Its error is that of one of the answers, which are looked at one by one.
-	_, _ = pipe.Exec(ctx)
-	bad := 0
-	var failed error
-	for i, id := range nodes {
-		text, err := answers[i].Result()
-		switch {
-		case errors.Is(err, redis.Nil):
-			continue
-		case err != nil:
-			if err = wrap("read the leases", err); errors.Is(err, registry.ErrCorrupt) {
-				bad++
-				continue
-			}
-			failed = err
-			continue
-		}
-		lease, err := registry.DecodeLease(id, text)
-		if err != nil {
-			bad++
-			continue
-		}
-		leases[id] = lease
-	}
-	return leases, bad, failed
 }
 
 // Snapshot implements registry.Source. The place is read before the records, so
@@ -171,8 +129,27 @@ func (s *Store) place(ctx context.Context, node pbxmesh.NodeID) (registry.Snapsh
 	return info, nil
 }
 
-// Follow implements registry.Source.
+// Follow implements registry.Source. It returns as soon as ctx ends; the call to Redis then
+// goes on for the rest of wait, or until the Store is closed.
 func (s *Store) Follow(ctx context.Context, after []registry.Cursor, wait time.Duration) ([]registry.Batch, error) {
+	type answer struct {
+		batches []registry.Batch
+		err     error
+	}
+	done := make(chan answer, 1)
+	go func() {
+		batches, err := s.follow(context.WithoutCancel(ctx), after, wait)
+		done <- answer{batches, err}
+	}()
+	select {
+	case a := <-done:
+		return a.batches, a.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: redis: follow changes: %w", pbxmesh.ErrUnavailable, context.Cause(ctx))
+	}
+}
+
+func (s *Store) follow(ctx context.Context, after []registry.Cursor, wait time.Duration) ([]registry.Batch, error) {
 	batches, err := s.read(ctx, after, max(wait, time.Millisecond)) // BLOCK 0 would wait for ever
 	if !errors.Is(err, registry.ErrCorrupt) {
 		return batches, err

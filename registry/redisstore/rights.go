@@ -16,7 +16,7 @@ import (
 // commands of ours do there, on the keys and channels of Prefix:*. A Cluster asks for
 // clusterRights as well.
 var Rights = []string{
-	"client|setname", "del", "eval", "evalsha", "get", "hdel", "hexists", "hget", "hgetall", "hkeys", "hlen", "hmget", "hscan", "hset", "hstrlen", "pexpire", "ping", "pttl",
+	"client|setname", "del", "eval", "evalsha", "get", "hdel", "hexists", "hget", "hgetall", "hkeys", "hlen", "hmget", "hscan", "hset", "hstrlen", "mget", "pexpire", "ping", "pttl",
 	"publish", "select", "set", "subscribe", "time", "type", "unlink", "unsubscribe", "xadd", "xread", "zadd", "zcard", "zrange", "zrangebyscore", "zrem", "zscore",
 }
 
@@ -41,7 +41,7 @@ func (s *Store) checkRights(ctx context.Context) error {
 	tries := [][]any{
 		{"hset", hash, "f", "1"}, {"pexpire", hash, ms}, {"hget", hash, "f"}, {"hmget", hash, "f"}, {"hgetall", hash}, {"hkeys", hash},
 		{"hlen", hash}, {"hexists", hash, "f"}, {"hstrlen", hash, "f"}, {"hscan", hash, "0"}, {"hdel", hash, "f"},
-		{"set", text, "1", "px", ms}, {"get", text}, {"pttl", text}, {"type", text},
+		{"set", text, "1", "px", ms}, {"get", text}, {"mget", text}, {"pttl", text}, {"type", text},
 		{"xadd", stream, "*", "f", "1"}, {"pexpire", stream, ms}, {"xread", "count", 1, "streams", stream, "0"},
 		{"zadd", set, 1, "m"}, {"pexpire", set, ms}, {"zcard", set}, {"zrange", set, 0, -1}, {"zrangebyscore", set, 0, 1}, {"zscore", set, "m"}, {"zrem", set, "m"},
 		{"eval", "return 1", 1, text}, {"evalsha", strings.Repeat("0", 40), 1, text}, {"time"}, {"ping"}, {"publish", key, ""},

@@ -120,7 +120,7 @@ return guard(function()
 end)`)
 
 // renew writes the lease and looks at what the store holds.
-// KEYS lease meta rec log; ARGV lease ttl term seq instance over count garbage-ttl
+// KEYS lease meta rec log; ARGV lease ttl term seq instance over count garbage-ttl (0: not now)
 var renew = redis.NewScript(guard + `
 return guard(function()
   local other = held(KEYS[1], ARGV[5], ARGV[6])
@@ -137,7 +137,9 @@ return guard(function()
   if not term or not seq or term < t or seq < s then
     return {'LOST', 'term ' .. tostring(m[1]) .. ' sequence ' .. tostring(m[2])}
   end
-  for i = 2, 4 do redis.call('PEXPIRE', KEYS[i], ARGV[8]) end
+  if ARGV[8] ~= '0' then
+    for i = 2, 4 do redis.call('PEXPIRE', KEYS[i], ARGV[8]) end
+  end
   if seq == s and redis.call('HLEN', KEYS[3]) ~= tonumber(ARGV[7]) then
     return {'LOST', 'another number of records'}
   end

@@ -26,6 +26,7 @@ type Store struct {
 	o       Options
 	client  redis.UniversalClient
 	cluster bool
+	seen    seen
 }
 
 var _ registry.Backend = (*Store)(nil)
@@ -58,7 +59,7 @@ func (s *Store) Dissolve(ctx context.Context) error {
 	if err := s.dissolveBoard(ctx); err != nil {
 		return err
 	}
-	if err := s.client.Del(ctx, s.membersKey()).Err(); err != nil {
+	if err := s.client.Del(ctx, s.membersKey(), s.membersRevisionKey()).Err(); err != nil {
 		return fmt.Errorf("%w: redis: remove the members: %w", pbxmesh.ErrUnavailable, err)
 	}
 	return nil
@@ -205,9 +206,14 @@ func (s *Store) Renew(ctx context.Context, l registry.Lease) error {
 	if err != nil {
 		return fmt.Errorf("renew: %w", err)
 	}
+	// A day's garbage need not be put off every second.
+	garbage := s.o.GarbageTTL.Milliseconds()
+	if s.o.GarbageTTL >= time.Hour && l.Beat%30 != 1 {
+		garbage = 0
+	}
 	_, err = s.run(ctx, l.Node, "renew the lease", renew, []string{
 		s.key(l.Node, "lease"), s.key(l.Node, "meta"), s.recordsKey(l.Node, l.Term), s.key(l.Node, "log"),
-	}, text, l.TTL.Milliseconds(), l.Term, l.Seq, l.Instance, l.Over, l.Digests.Count(), s.o.GarbageTTL.Milliseconds())
+	}, text, l.TTL.Milliseconds(), l.Term, l.Seq, l.Instance, l.Over, l.Digests.Count(), garbage)
 	return err
 }
 
@@ -223,16 +229,8 @@ func (s *Store) Announce(ctx context.Context, a registry.Announcement) error {
 	if err != nil {
 		return fmt.Errorf("announce: %w", err)
 	}
-	ctx, cancel := s.bound(ctx)
-	defer cancel()
-	err = s.client.HSet(ctx, s.membersKey(), string(a.Node.ID), text).Err()
-	if err != nil && strings.HasPrefix(err.Error(), "WRONGTYPE") {
-		// Whatever stands there is not ours, and keeps the mesh from forming.
-		if err = s.client.Del(ctx, s.membersKey()).Err(); err == nil {
-			err = s.client.HSet(ctx, s.membersKey(), string(a.Node.ID), text).Err()
-		}
-	}
-	return wrap("announce", err)
+	_, err = s.board(ctx, "announce", announce, []string{s.membersKey(), s.membersRevisionKey()}, string(a.Node.ID), text)
+	return err
 }
 
 // Forget implements registry.Backend.
