@@ -42,7 +42,9 @@ func TestCommand(t *testing.T) {
 		{"a backslash at the end", `a\`, Flush, `sofia profile internal flush_inbound_reg a\\`, ""},
 		{"a backquote", "a`b", Tell, "sofia profile internal check_sync a`b", ""},
 		{"a DEL", "a\x7fb", Tell, "", "no safe name"},
-		{"not ASCII", "a\u00e9", Tell, "", `Call-ID "a\u00e9"`},
+		{"not ASCII", "a\u00e9", Tell, "sofia profile internal check_sync a\u00e9", ""},
+		{"no UTF-8", "x\xff\xfe@h", Flush, "sofia profile internal flush_inbound_reg x\xff\xfe@h", ""},
+		{"not ASCII, two words", "a\u00e9 b", Tell, "", `Call-ID "a\u00e9 b"`},
 		{"a long one", strings.Repeat(" ", 100), Tell, "", "no safe name"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

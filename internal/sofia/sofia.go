@@ -57,14 +57,15 @@ func Command(verb Verb, reg *pbxmesh.Registration, domains map[string]struct{}) 
 	return "sofia profile " + reg.Profile + " " + string(verb) + " " + escapes.Replace(id), nil
 }
 
-// safeWord allows the characters that RFC 3261 (25.1) has in a Call-ID, and "@" anywhere:
-// no blank, no control character.
+// safeWord allows what is one word to the switch, "@" anywhere: no blank and no control
+// character. RFC 3261 (25.1) has no byte above ASCII in a Call-ID; the switch takes them, and
+// finds the row by them.
 func safeWord(s string) bool {
 	if s == "" {
 		return false
 	}
 	for i := range len(s) {
-		if c := s[i]; c <= ' ' || c >= 0x7f {
+		if c := s[i]; c <= ' ' || c == 0x7f {
 			return false
 		}
 	}
