@@ -252,3 +252,53 @@ func cpuTime(b *testing.B) time.Duration {
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
+
+// BenchmarkFar publishes 200,000 registrations of one node to a Redis whose answers come after
+// 150 ms, and reads a million from there.
+func BenchmarkFar(b *testing.B) {
+	server := registrytest.StartRedis(b)
+	wire := registrytest.StartProxy(b, server.Addr())
+	open := func(url string) registry.Backend {
+		store, err := redisstore.New(redisstore.Options{URL: url})
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(func() { _ = store.Close() })
+		return store
+	}
+	far, near := open(wire.URL()), open(server.URL())
+	wire.SetDelay(75 * time.Millisecond)
+	b.Run("publish 200000", func(b *testing.B) {
+		for n := 0; b.Loop(); n++ {
+			publishNode(b, far, pbxmesh.NodeID(fmt.Sprintf("far%d", n)), 0, 200_000)
+			b.StopTimer()
+			if err := near.Forget(b.Context(), pbxmesh.NodeID(fmt.Sprintf("far%d", n))); err != nil {
+				b.Fatal(err)
+			}
+			b.StartTimer()
+		}
+		b.ReportMetric(b.Elapsed().Seconds()/float64(b.N), "s/publication")
+	})
+	b.Run("read 1000000", func(b *testing.B) {
+		const nodes, each = 50, 20_000
+		for node := range nodes {
+			publishNode(b, near, pbxmesh.NodeID(fmt.Sprintf("node%d", node)), node*each, each)
+		}
+		for b.Loop() {
+			reader := registry.NewReplica(registry.ReplicaOptions{})
+			s, err := registry.NewSync(registry.SyncOptions{Replica: reader, Backend: far})
+			if err != nil {
+				b.Fatal(err)
+			}
+			ctx, stop := context.WithCancel(context.Background())
+			done := make(chan struct{})
+			go func() { _ = s.Run(ctx); close(done) }()
+			waitLonger(b, 5*time.Minute, "the records", func() bool { return reader.Stats().Registrations == nodes*each })
+			b.StopTimer()
+			stop()
+			<-done
+			b.StartTimer()
+		}
+		b.ReportMetric(b.Elapsed().Seconds()/float64(b.N), "s/sync")
+	})
+}

@@ -168,21 +168,16 @@ func (s *Sync) Run(ctx context.Context) error {
 	s.started, s.status.Since = true, s.o.Now()
 	s.mu.Unlock()
 
-	saved, swept := s.o.Now(), s.o.Now()
-	mark := s.o.Replica.stats.applied.Load()
+	if s.o.StateFile != "" {
+		s.tasks.Go(func() { s.keepState(ctx) })
+	}
+	swept := s.o.Now()
 	for {
 		s.poll(ctx)
 		now := s.o.Now()
 		if now.Sub(swept) >= min(time.Minute, s.o.SweepAfter) {
 			swept = now
 			s.sweep(now)
-		}
-		if now.Sub(saved) >= s.o.SaveEvery {
-			saved = now
-			if m := s.o.Replica.stats.applied.Load(); m != mark {
-				mark = m
-				s.save()
-			}
 		}
 		if !sleep(ctx, jitter(s.o.Poll)) {
 			break
@@ -191,6 +186,18 @@ func (s *Sync) Run(ctx context.Context) error {
 	s.tasks.Wait()
 	s.save()
 	return nil
+}
+
+// keepState writes the state file now and then, beside everything else: a million
+// registrations take a while.
+func (s *Sync) keepState(ctx context.Context) {
+	mark := s.o.Replica.stats.applied.Load()
+	for sleep(ctx, s.o.SaveEvery) {
+		if m := s.o.Replica.stats.applied.Load(); m != mark {
+			mark = m
+			s.save()
+		}
+	}
 }
 
 // poll reads members and leases and sees to every node that needs something.

@@ -18,6 +18,7 @@ bench() { # pattern time
 
 bench BenchmarkVisible 20000x        # ten seconds at 2,000 changes a second
 bench BenchmarkColdSync 1x           # 100,000 and 1,000,000 registrations
+bench BenchmarkFar 1x              # the same beyond 150 ms: publishing 200,000, reading 1,000,000
 bench BenchmarkReplicaBytes 1x
 bench BenchmarkLookup 2s
 bench BenchmarkRefreshes 20000x      # twelve seconds at 1,667 refreshes a second, four ways

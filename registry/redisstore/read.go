@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	scanCount   = 1000 // fields per HSCAN
+	scanCount   = 3000 // fields per HSCAN, 1 MB of usual records
 	followCount = 256  // batches per stream and XREAD
 )
 

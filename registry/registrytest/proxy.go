@@ -153,41 +153,73 @@ func (p *Proxy) accept() {
 	}
 }
 
-// carry copies until one side ends, which ends both.
+// parcel is what is on the way, and when it arrives at the earliest.
+type parcel struct {
+	data []byte
+	due  time.Time
+}
+
+// onTheWay bounds the parcels of a connection: 16 MiB, more than a long wire holds.
+const onTheWay = 512
+
+// carry copies until one side ends, which ends both. A delay is that of a long wire: what is
+// sent behind arrives behind, and not later for that.
 func (p *Proxy) carry(from, to net.Conn, up bool) {
-	defer func() {
-		p.mu.Lock()
-		delete(p.conns, from)
-		delete(p.conns, to)
-		p.mu.Unlock()
-		_, _ = from.Close(), to.Close()
+	wire := make(chan parcel, onTheWay)
+	delivered := make(chan struct{})
+	go func() {
+		defer close(delivered)
+		for one := range wire {
+			if !p.deliver(one, to, up) {
+				_ = from.Close()
+				for range wire { // whoever reads from is about to notice
+				}
+				return
+			}
+		}
 	}()
-	buf := make([]byte, 32<<10)
 	for {
+		buf := make([]byte, 32<<10)
 		n, err := from.Read(buf)
 		if n > 0 {
-			data := buf[:n]
-			if up {
-				data = p.spend(data)
-			}
-			if !p.hold() {
-				return
-			}
-			if !up && p.isDeaf() {
-				continue
-			}
-			if _, werr := to.Write(data); werr != nil {
-				return
-			}
-			if len(data) < n {
-				p.Cut()
-				return
-			}
+			p.mu.Lock()
+			delay := p.delay
+			p.mu.Unlock()
+			wire <- parcel{buf[:n], time.Now().Add(delay)}
 		}
 		if err != nil {
-			return
+			break
 		}
 	}
+	close(wire)
+	<-delivered
+	p.mu.Lock()
+	delete(p.conns, from)
+	delete(p.conns, to)
+	p.mu.Unlock()
+	_, _ = from.Close(), to.Close()
+}
+
+// deliver writes one parcel when it is due; false ends its connection.
+func (p *Proxy) deliver(one parcel, to net.Conn, up bool) bool {
+	data := one.data
+	if up {
+		data = p.spend(data)
+	}
+	if !p.hold(time.Until(one.due)) {
+		return false
+	}
+	if !up && p.isDeaf() {
+		return true
+	}
+	if _, err := to.Write(data); err != nil {
+		return false
+	}
+	if len(data) < len(one.data) {
+		p.Cut()
+		return false
+	}
+	return true
 }
 
 func (p *Proxy) isDeaf() bool {
@@ -209,10 +241,7 @@ func (p *Proxy) spend(data []byte) []byte {
 }
 
 // hold waits out delay and stall; false when the proxy ends.
-func (p *Proxy) hold() bool {
-	p.mu.Lock()
-	delay := p.delay
-	p.mu.Unlock()
+func (p *Proxy) hold(delay time.Duration) bool {
 	if delay > 0 {
 		timer := time.NewTimer(delay)
 		defer timer.Stop()
