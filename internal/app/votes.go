@@ -372,6 +372,7 @@ func (v *voter) fresh(now time.Time) []failover.SeenVote {
 	for name, h := range v.heard {
 		if now.Sub(h.seen) > h.lasts {
 			delete(v.heard, name)
+			delete(v.onBoard, name) // should it hold after all, it is read again
 			continue
 		}
 		votes = append(votes, failover.SeenVote{Vote: h.vote.After(h.seen.Sub(h.posted)), Seen: h.seen})

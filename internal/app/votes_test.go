@@ -218,6 +218,16 @@ func TestVoteGoesOn(t *testing.T) {
 	if n := board.notes.Load(); n != read {
 		t.Errorf("the board was read %d times more for a vote that ended", n-read)
 	}
+	// A reader that was away for longer than votes last hears at once who went on meanwhile.
+	for range voteLasts + 2 {
+		b.now = b.now.Add(time.Second)
+		paris.posts(t)
+		la.fresh(b.now)
+	}
+	if votes := la.fresh(b.now); len(votes) != 0 {
+		t.Errorf("heard %v, and nobody could be heard", votes)
+	}
+	la.hears(t, "paris")
 	// What is new is posted and read, and a board that lost everything gets it again.
 	ja.tracker.SetMembers(b.now, []pbxmesh.Node{{ID: "a"}, {ID: "b"}})
 	ja.posts(t)
