@@ -25,7 +25,10 @@ func (s *Sync) followGroup(ctx context.Context, g *group) {
 		batches, err := s.o.Backend.Follow(callCtx, cursors, s.o.Wait)
 		cancel()
 		if <-woken && err != nil {
-			continue // there are other nodes to be followed
+			// There are other nodes to be followed, perhaps many at once: each of these
+			// calls lives on in the store for a while.
+			sleep(ctx, wakeGap)
+			continue
 		}
 		s.called(ctx, "following changes", err)
 		if err != nil {
@@ -48,6 +51,9 @@ func (s *Sync) followGroup(ctx context.Context, g *group) {
 		}
 	}
 }
+
+// wakeGap is the least time between two calls of which the first was interrupted.
+const wakeGap = 100 * time.Millisecond
 
 // interrupt cancels a call when g is woken before ctx ends, and then says whether it was.
 func (g *group) interrupt(ctx context.Context, cancel context.CancelFunc) <-chan bool {
