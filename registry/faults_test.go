@@ -362,8 +362,8 @@ func TestFaultKilledWhilePublishing(t *testing.T) {
 	open := func() registry.Backend { return opened(t, redisstore.Options{URL: server.URL()}) }
 	m := startMesh(t, open, opened(t, redisstore.Options{URL: proxy.URL()}))
 	before := view(m.dns.r)
-	proxy.CutAfter(200_000) // of about 700,000
-	m.london.boot("core-l2", count(1000, 5000)...)
+	proxy.CutAfter(1_000_000) // of about 1,750,000, of which some 700,000 travel at once
+	m.london.boot("core-l2", count(1000, 11000)...)
 	registrytest.WaitFor(t, "the cut", proxy.IsCut)
 	m.london.kill()
 	raw := rawClient(t, server.URL())
@@ -377,7 +377,7 @@ func TestFaultKilledWhilePublishing(t *testing.T) {
 	}
 	began := time.Now()
 	m.london = start(t, "london", open(), tuning{})
-	m.london.boot("core-l2", count(1000, 5000)...)
+	m.london.boot("core-l2", count(1000, 11000)...)
 	m.recovered("killed while publishing", began, open())
 	m.noCallLost()
 }

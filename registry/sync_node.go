@@ -12,6 +12,10 @@ import (
 func (s *Sync) followGroup(ctx context.Context, g *group) {
 	backoff := time.Duration(0)
 	for ctx.Err() == nil {
+		select {
+		case <-g.wake: // for what the cursors say anyhow
+		default:
+		}
 		cursors := s.cursors(g)
 		if len(cursors) == 0 {
 			select {
