@@ -11,6 +11,7 @@ import (
 	"pbxmesh/internal/control"
 	"pbxmesh/registry"
 	"pbxmesh/router"
+	"pbxmesh/router/native"
 )
 
 // Lookup answers who is registered where, from the replica alone.
@@ -126,6 +127,11 @@ func (a *App) Forget(ctx context.Context, node pbxmesh.NodeID) error {
 		return err
 	}
 	a.forgetNotes(ctx, node)
+	if states, ok := a.exchange().(*native.Redis); ok {
+		if err := states.Forget(ctx, node); err != nil {
+			a.log.Debug("the states of its lamps are left, and end by themselves", "node", node, "error", err)
+		}
+	}
 	// Who lists the nodes next does not find it any more.
 	ctx, cancel := context.WithTimeout(ctx, min(2*a.cfg.Registry.LeaseRenew, forgetWait))
 	defer cancel()

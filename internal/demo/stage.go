@@ -257,6 +257,10 @@ func (s *stage) forget(ctx context.Context) error {
 		errs = append(errs, store.Forget(ctx, pbxmesh.NodeID(name)))
 	}
 	if redis, ok := store.(*redisstore.Store); ok {
+		states := native.NewRedis(native.RedisOptions{Client: redis.Client(), Prefix: s.prefix + ":"})
+		for _, name := range nodeNames {
+			errs = append(errs, states.Forget(ctx, pbxmesh.NodeID(name)))
+		}
 		errs = append(errs, redis.Dissolve(ctx))
 	}
 	return errors.Join(append(errs, store.Close())...)

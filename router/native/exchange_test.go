@@ -169,3 +169,24 @@ func TestDecodeStateRefuses(t *testing.T) {
 		}
 	}
 }
+
+// TestForgetStates: of a node that was removed for good nothing stays in Redis.
+func TestForgetStates(t *testing.T) {
+	t.Parallel()
+	client := startRedis(t)
+	x := NewRedis(RedisOptions{Client: client, Prefix: "t:", Nodes: func() []pbxmesh.NodeID { return nil }})
+	for _, kind := range []string{KindCall, KindStatus, KindMailbox, KindCache} {
+		for _, node := range []pbxmesh.NodeID{"london", "buffalo"} {
+			if err := x.Publish(t.Context(), State{Kind: kind, Node: node, Key: "k", AOR: annaA, Epoch: "e", Run: "r", Seq: 1, TTL: time.Minute}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := x.Forget(t.Context(), "london"); err != nil {
+		t.Fatal(err)
+	}
+	left, err := client.Keys(t.Context(), "*").Result()
+	if err != nil || len(left) != 4 || slices.ContainsFunc(left, func(key string) bool { return !strings.Contains(key, "{buffalo}") }) {
+		t.Errorf("left are %q, %v; want the four of buffalo", left, err)
+	}
+}

@@ -75,6 +75,18 @@ func (r *Redis) Publish(ctx context.Context, st State) error {
 	return nil
 }
 
+// Forget removes what is stored of a node that was removed for good.
+func (r *Redis) Forget(ctx context.Context, node pbxmesh.NodeID) error {
+	var keys []string
+	for _, kind := range []string{KindCall, KindStatus, KindMailbox, KindCache} {
+		keys = append(keys, r.hash(kind, node))
+	}
+	if err := r.opts.Client.Unlink(ctx, keys...).Err(); err != nil {
+		return fmt.Errorf("forget states: %w", err)
+	}
+	return nil
+}
+
 // Follow implements Exchange.
 func (r *Redis) Follow(ctx context.Context, kind string, fn func(State)) error {
 	sub := r.opts.Client.Subscribe(ctx, r.channel(kind))
