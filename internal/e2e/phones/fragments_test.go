@@ -8,7 +8,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"pbxmesh/fixtures/softphone"
 )
@@ -74,13 +73,7 @@ func TestScenarioFragmentedInvite(t *testing.T) {
 	// An INVITE with it does not fit into a packet. baresip has no room for more than 400
 	// bytes, so it is called only.
 	x.name = strings.TrimSpace(strings.Repeat("Head office, second floor, meeting room. ", 22))
-	began := time.Now()
-	x.boot(todo, false)
-	x.run(todo, (*talk).play)
-	x.boot(todo, true)
-	x.run(todo, (*talk).speaking)
-	x.judge()
-	t.Logf("%d pairs in %s\n%s", len(x.got), time.Since(began).Round(time.Second), x.table())
+	x.all(todo)
 	buffalo, london := m.nodes["buffalo"].sw.SIP().Addr(), m.nodes["london"].sw.SIP().Addr()
 	split := func(what string, from, to netip.Addr) {
 		n := meter.Split(from, to, "INVITE ")

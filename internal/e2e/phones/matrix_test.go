@@ -98,13 +98,19 @@ func TestScenarioMatrix(t *testing.T) {
 	t.Cleanup(meter.Close)
 	todo := pairsOfOffers()
 	x := newMatrix(m, meter, todo)
+	x.all(todo)
+}
+
+// all plays everything between the pairs, judges it and logs the table.
+func (x *matrix) all(todo []pair) {
+	x.t.Helper()
 	began := time.Now()
 	x.boot(todo, false)
 	x.run(todo, (*talk).play)
 	x.boot(todo, true)
 	x.run(todo, (*talk).speaking)
 	x.judge()
-	t.Logf("%d pairs in %s\n%s", len(x.got), time.Since(began).Round(time.Second), x.table())
+	x.t.Logf("%d pairs in %s\n%s", len(x.got), time.Since(began).Round(time.Second), x.table())
 }
 
 func newMatrix(m *mesh, meter *softphone.Meter, todo []pair) *matrix {

@@ -3,7 +3,6 @@ package phones_test
 import (
 	"slices"
 	"testing"
-	"time"
 
 	"pbxmesh/fixtures/softphone"
 )
@@ -33,12 +32,7 @@ func TestScenarioTransports(t *testing.T) {
 		}
 	}
 	x := newMatrix(m, meter, todo)
-	began := time.Now()
-	x.boot(todo, false)
-	x.run(todo, (*talk).play)
-	x.boot(todo, true)
-	x.run(todo, (*talk).speaking)
-	x.judge()
+	x.all(todo)
 	for p, got := range x.got {
 		for o, want := range map[string]string{
 			"hold by caller": "sendonly answered recvonly, both heard afterwards",
@@ -53,5 +47,4 @@ func TestScenarioTransports(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("%d pairs in %s\n%s", len(x.got), time.Since(began).Round(time.Second), x.table())
 }
