@@ -22,19 +22,19 @@ import (
 //	 | stopped |
 //	 +---------+   stopped in an orderly way: mostly it is about to start again
 //
-// Only time in which this observer could read the registry and write to it counts, and no
-// more than maxReadGap or half of SilentAfter between two reads: a Redis that hung or took no
-// writes, or an observer that was stopped itself, makes nobody silent. When more than half of the telling daemons, and two at
+// Only time in which this observer could read the registry and write to it counts. When it could
+// not for longer than half of SilentAfter, every daemon begins anew: a Redis that hung or took no
+// writes, or an observer that was stopped itself, makes nobody silent, and after it each daemon
+// has the time of its next renewals. When more than half of the telling daemons, and two at
 // least, fall silent within one observer's view at once, it is the registry or the way
 // there: nothing changes until it has lasted for stallAfter, and when it is over each begins anew,
 // because they do not all come back in the same moment.
 
 // Defaults and bounds of the silence of daemons.
 const (
-	DefaultDaemonSilentAfter = 2 * time.Second // two renewals, four votes
+	DefaultDaemonSilentAfter = 3 * time.Second // three renewals of lease and vote
 	DefaultLeaveGrace        = 10 * time.Second
 
-	maxReadGap = time.Second
 	stallAfter = 10 * time.Second
 )
 
@@ -76,14 +76,18 @@ func (t *Tracker) hearDaemons(now time.Time) {
 		gap = 0
 	}
 	t.readAt = now
+	stalled := gap > t.opts.DaemonSilentAfter/2
 	telling, overdue := 0, 0
 	for id, n := range t.nodes {
 		d := &n.daemon
 		if id == t.opts.Self {
-			*d = daemon{}
+			*d = daemon{left: d.left}
 			continue
 		}
-		d.mute += min(gap, maxReadGap, t.opts.DaemonSilentAfter/2)
+		d.mute += gap
+		if stalled && !d.silent {
+			d.mute = 0
+		}
 		if !d.silent {
 			telling++
 			if d.overdue(&t.opts) && !d.left {

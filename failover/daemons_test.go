@@ -191,6 +191,28 @@ func TestRegistryAwayMakesNobodySilent(t *testing.T) {
 	}
 }
 
+// TestStallMakesNobodySilent: whoever could not read the registry for a while gives a daemon
+// the time of two renewals, however late its last sign was before; and then the silence counts.
+func TestStallMakesNobodySilent(t *testing.T) {
+	t.Parallel()
+	for stall := 1600 * time.Millisecond; stall < 20*time.Second; stall = stall * 5 / 4 {
+		s := newSigns(t, failover.Options{Observer: "la"}, buffalo, london, singapore)
+		s.alive[london] = false
+		s.wait(1400 * time.Millisecond)
+		s.reads = false
+		s.wait(stall)
+		s.reads = true
+		s.wait(2200 * time.Millisecond)
+		if shed := s.shed(london); shed != 0 {
+			t.Errorf("2.2 s after a stall of %v it sheds %d", stall, shed)
+		}
+		s.wait(1200 * time.Millisecond)
+		if shed := s.shed(london); shed != pbxmesh.ShedAll {
+			t.Errorf("3.4 s after a stall of %v it sheds %d", stall, shed)
+		}
+	}
+}
+
 // A member that nobody has heard of since this observer started is silent, too.
 func TestNeverHeardDaemon(t *testing.T) {
 	t.Parallel()

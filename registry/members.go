@@ -15,6 +15,7 @@ type member struct {
 	left      bool
 	lease     Lease
 	held      bool
+	missing   int       // polls in turn, none of them late, that found no lease
 	seen      time.Time // when the lease was last seen renewed, on our clock
 	fresh     time.Time // when the records were last known to equal the store's
 	corrupt   bool      // what the store holds of the node could not be read at all
@@ -30,9 +31,9 @@ type Member struct {
 	// Left says that its daemon was stopped in an orderly way.
 	Left bool
 
-	// LeaseHeld says that the store held the node's lease when it was last
-	// asked; Lease is the last one seen, zero when there was none yet, and
-	// LastSeen when it was last seen renewed, on this daemon's clock.
+	// LeaseHeld says that the lease has not run out: the store held it at one of the last
+	// three polls, or could not be polled since. Lease is the last one seen, zero when there
+	// was none yet, and LastSeen when it was last seen renewed, on this daemon's clock.
 	LeaseHeld bool
 	Lease     Lease
 	LastSeen  time.Time
@@ -124,23 +125,34 @@ func (r *Replica) announce(a *Announcement) {
 	ns.info.Unlock()
 }
 
-// seeLease takes over a lease read at now; nil when the store holds none.
-func (ns *nodeState) seeLease(l *Lease, now time.Time) {
+// leaseMisses is how many polls in turn find no lease until it has run out. A store that was
+// stopped for a while holds none when it goes on, and each daemon needs a renewal to give
+// its own back.
+const leaseMisses = 3
+
+// seeLease takes over a lease read at now; nil when the store holds none. The poll was late
+// when the one before it is missing: nobody knows what the store held meanwhile.
+func (ns *nodeState) seeLease(l *Lease, now time.Time, late bool) {
 	ns.info.Lock()
 	defer ns.info.Unlock()
-	ns.held = l != nil
 	if l == nil {
+		if late {
+			ns.missing = 0
+		}
+		ns.missing++
+		ns.held = ns.held && !ns.left && ns.missing < leaseMisses
 		return
 	}
+	ns.held, ns.missing = true, 0
 	if l.Beat != ns.lease.Beat || l.Instance != ns.lease.Instance {
 		ns.seen = now
 	}
 	ns.lease = *l
 }
 
-func (r *Replica) seeLease(id pbxmesh.NodeID, l *Lease, now time.Time) {
+func (r *Replica) seeLease(id pbxmesh.NodeID, l *Lease, now time.Time, late bool) {
 	if ns := r.existing(id); ns != nil {
-		ns.seeLease(l, now)
+		ns.seeLease(l, now, late)
 	}
 }
 
@@ -198,6 +210,13 @@ func (ns *nodeState) setPlace(corrupt, absent bool) {
 	ns.info.Lock()
 	ns.corrupt, ns.absent = corrupt, absent
 	ns.info.Unlock()
+}
+
+// lastPoll is when members and leases were last read; zero for never.
+func (r *Replica) lastPoll() time.Time {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.polled
 }
 
 func (r *Replica) setPolled(now time.Time) {

@@ -390,7 +390,7 @@ func (r *Replica) setLocalEpoch(node pbxmesh.NodeID, epoch string) {
 // content is true whatever became of it in the store.
 func (r *Replica) seeLocalLease(l *Lease, held bool, now time.Time) {
 	ns := r.node(l.Node)
-	ns.seeLease(l, now)
+	ns.seeLease(l, now, false)
 	ns.setFresh(now)
 	ns.info.Lock()
 	ns.held = held

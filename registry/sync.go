@@ -231,14 +231,15 @@ func (s *Sync) poll(ctx context.Context) {
 	s.called(ctx, "reading the leases", err)
 	s.skipped("leases", bad)
 	now := s.o.Now()
+	late := now.Sub(s.o.Replica.lastPoll()) > 2*s.o.Poll
 	for _, id := range ids {
 		lease, held := leases[id]
 		if held {
 			s.seeClock(ctx, &lease, now)
-			s.o.Replica.seeLease(id, &lease, now)
+			s.o.Replica.seeLease(id, &lease, now, late)
 			s.check(ctx, &lease)
 		} else if err == nil {
-			s.o.Replica.seeLease(id, nil, now)
+			s.o.Replica.seeLease(id, nil, now, late)
 		}
 		s.follow(ctx, id)
 	}

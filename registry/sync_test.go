@@ -87,6 +87,28 @@ func TestFreshnessAndLease(t *testing.T) {
 	})
 }
 
+// A store that was stopped holds no leases when it goes on; nobody takes that for a daemon's
+// end.
+func TestStoppedStoreEndsNoLease(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T, store *memory.Store, w *registry.Writer, reader *registry.Replica, _ *registry.Sync) {
+		w.Reset("core-1", []pbxmesh.Registration{device("buffalo", 1)})
+		time.Sleep(5 * time.Second)
+		for stop := 5100 * time.Millisecond; stop < time.Minute; stop = stop * 8 / 7 {
+			store.SetDown(errors.New("stopped"))
+			time.Sleep(stop)
+			store.SetDown(nil)
+			for range 40 {
+				time.Sleep(100 * time.Millisecond)
+				synctest.Wait()
+				if m := reader.Members(); !m[0].LeaseHeld {
+					t.Fatalf("after a stop of %v the lease has run out", stop)
+				}
+			}
+		}
+	})
+}
+
 // A change is seen as soon as it is published, not at the next poll.
 func TestChangesAreNotPolled(t *testing.T) {
 	t.Parallel()

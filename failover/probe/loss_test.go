@@ -139,3 +139,45 @@ func TestSlowAnswers(t *testing.T) {
 		})
 	}
 }
+
+// TestOutOfStep: probes that began together, because one of them lost an answer or because
+// what was silent answers again, do not go on together: of those who watch a node, one soon
+// notices its next silence.
+func TestOutOfStep(t *testing.T) {
+	t.Parallel()
+	const watches, quarter = 200, DefaultInterval / 4
+	for _, tt := range []struct {
+		name     string
+		together func(n *network, p *Prober)
+	}{
+		{"hurried", func(_ *network, p *Prober) {
+			for _, node := range nodes(watches) {
+				p.Hurry(node.ID)
+			}
+		}},
+		{"answered again", func(n *network, _ *Prober) {
+			n.set(func(n *network) { n.frozen = time.Now() })
+			time.Sleep(8 * time.Second) // virtual
+			n.set(func(n *network) { n.frozen = time.Time{} })
+			time.Sleep(DefaultTimeout)
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			n, r := newNetwork(20*time.Millisecond, 0), new(results)
+			virtually(t, n, Options{}, r.add, func(p *Prober) {
+				p.SetMembers(nodes(watches))
+				time.Sleep(20 * time.Second)
+				tt.together(n, p)
+				time.Sleep(100 * time.Millisecond)
+				r.take()
+				for i := range 4 {
+					time.Sleep(quarter)
+					if got := len(r.take()); got < watches/8 {
+						t.Errorf("%d of %d watches probe in quarter %d of the interval", got, watches, i+1)
+					}
+				}
+			})
+		})
+	}
+}

@@ -33,6 +33,7 @@ type watch struct {
 	late   bool      // timers of the last probe came late
 	failed int       // probes in a row without an answer, those that were late apart
 	lates  int       // probes in a row that were late
+	inStep bool      // others probed when this one did, because one of them had lost an answer
 
 	// backOff counts probes since the last measurement, which is an answer within the
 	// first probe of a row. As with TCP (RFC 6298 section 5.7, Karn) the wait stays long
@@ -81,6 +82,7 @@ func (w *watch) run(ctx context.Context, hurry <-chan struct{}) {
 				continue
 			}
 			result = w.probe(ctx)
+			w.inStep = true
 		case <-timer.C:
 			result = w.probe(ctx)
 		}
@@ -104,7 +106,12 @@ func (w *watch) pause(o failover.Outcome, now time.Time) time.Duration {
 	wait := jitter(w.p.opts.Interval, rand.Float64())
 	switch o {
 	case failover.OutcomeOK, failover.OutcomeOverloaded:
-		w.failed, w.lates = 0, 0
+		if w.inStep || w.failed > 0 {
+			// Observers that go on in step notice the next failure all at the same time, and
+			// late: somewhere within the interval.
+			wait = rand.N(w.p.opts.Interval)
+		}
+		w.failed, w.lates, w.inStep = 0, 0, false
 	case failover.OutcomeLate:
 		// Soon, but who has no time for its probes does not get more of them, and not
 		// all at once: from now on, at random, and twice as long each time.

@@ -69,7 +69,7 @@ func (a *App) buildFailover() error {
 	a.tracker, err = failover.New(failover.Options{
 		Self: a.nodeID(), SuspectAfter: p.SuspectAfter, DownAfter: p.DownAfter, UpAfter: p.UpAfter, Logger: a.log,
 		Observer: a.cfg.Name, Instance: instance(), Site: a.cfg.Site, Return: failover.ReturnOptions(a.cfg.Failover.Return),
-		DaemonSilentAfter: a.cfg.Registry.LeaseRenew * 2, LeaveGrace: max(a.cfg.Failover.RestartGrace, 1),
+		DaemonSilentAfter: a.cfg.Registry.LeaseRenew * 3, LeaveGrace: max(a.cfg.Failover.RestartGrace, 1),
 		OnTransition: func(failover.Transition) { a.nodesChanged() },
 		OnVote:       func() { a.voter.changed() },
 		OnDoubt: func(id pbxmesh.NodeID) {

@@ -20,7 +20,8 @@ import (
 const stallFor = 3 * time.Second
 
 // TestStalls stops processes for three seconds: all, all but one, all switches. Whoever
-// goes on then has no news about the nodes, and no answer changes.
+// goes on then has no news about the nodes: no answer changes, and no node's phones are sent
+// elsewhere.
 func TestStalls(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, pace{hold: 30 * time.Second, ramp: 2 * time.Minute}, false)
@@ -102,6 +103,13 @@ func TestStalls(t *testing.T) {
 			goOn(s.daemons)
 			watch("after a stall of "+s.name, 3*time.Second)
 			l.answers(l.victim())
+			for _, h := range l.servers {
+				for _, n := range h.all().Nodes {
+					if n.Shed > 0 { // for as long as the return takes
+						t.Errorf("after a stall of %s: %s sends phones of %s elsewhere: %s", s.name, h.name, n.ID, n.ShedReason)
+					}
+				}
+			}
 		}
 	}
 	t.Logf("RESULT %d stalls of each kind: answers changed %d times", rounds, changes)
