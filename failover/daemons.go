@@ -25,7 +25,8 @@ import (
 // Only time in which this observer could read the registry and write to it counts. When it could
 // not for longer than half of SilentAfter, every daemon begins anew: a Redis that hung or took no
 // writes, or an observer that was stopped itself, makes nobody silent, and after it each daemon
-// has the time of its next renewals. When more than half of the telling daemons, and two at
+// has the time of its next renewals. Who has been read in vain for three times SilentAfter is
+// silent in spite of it: a registry that is always slow, or hangs again and again. When more than half of the telling daemons, and two at
 // least, fall silent within one observer's view at once, it is the registry or the way
 // there: nothing changes until it has lasted for stallAfter, and when it is over each begins anew,
 // because they do not all come back in the same moment.
@@ -41,7 +42,8 @@ const (
 // daemon is what the tracker knows of a node's daemon.
 type daemon struct {
 	sign   time.Time     // the last sign of life; zero for none yet
-	mute   time.Duration // time of good reading since then
+	mute   time.Duration // time of good reading since then, or since this observer could not read
+	vain   time.Duration // the same since then, at most half of SilentAfter between two reads
 	left   bool
 	silent bool
 }
@@ -49,16 +51,17 @@ type daemon struct {
 // hear takes in a sign of life at the given time; the zero time is none.
 func (d *daemon) hear(at time.Time) {
 	if at.After(d.sign) {
-		d.sign, d.mute, d.silent = at, 0, false
+		d.sign, d.mute, d.vain, d.silent = at, 0, 0, false
 	}
 }
 
 // overdue reports whether the daemon would be silent if it were alone.
 func (d *daemon) overdue(o *Options) bool {
+	after := o.DaemonSilentAfter
 	if d.left {
-		return d.mute > max(o.LeaveGrace, o.DaemonSilentAfter)
+		after = max(o.LeaveGrace, after)
 	}
-	return d.mute > o.DaemonSilentAfter
+	return d.mute > after || d.vain > after+2*o.DaemonSilentAfter
 }
 
 func (d *daemon) why() string {
@@ -76,7 +79,7 @@ func (t *Tracker) hearDaemons(now time.Time) {
 		gap = 0
 	}
 	t.readAt = now
-	stalled := gap > t.opts.DaemonSilentAfter/2
+	long := t.opts.DaemonSilentAfter / 2
 	telling, overdue := 0, 0
 	for id, n := range t.nodes {
 		d := &n.daemon
@@ -84,8 +87,8 @@ func (t *Tracker) hearDaemons(now time.Time) {
 			*d = daemon{left: d.left}
 			continue
 		}
-		d.mute += gap
-		if stalled && !d.silent {
+		d.vain += min(gap, long)
+		if d.mute += gap; gap > long {
 			d.mute = 0
 		}
 		if !d.silent {
@@ -100,13 +103,13 @@ func (t *Tracker) hearDaemons(now time.Time) {
 			t.stalledSince = now
 			t.log.Warn("most daemons fell silent at once; taken for trouble of the registry", "silent", overdue, "of", telling)
 		}
-		if now.Sub(t.stalledSince) < stallAfter {
+		if now.Sub(t.stalledSince) < max(stallAfter, t.opts.DaemonSilentAfter) {
 			return
 		}
 	} else if !t.stalledSince.IsZero() {
 		t.stalledSince = time.Time{}
 		for _, n := range t.nodes {
-			n.daemon.mute = 0
+			n.daemon.mute, n.daemon.vain = 0, 0
 		}
 		return
 	}

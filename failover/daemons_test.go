@@ -213,6 +213,48 @@ func TestStallMakesNobodySilent(t *testing.T) {
 	}
 }
 
+// TestSilentInSpiteOfStalls: a registry that is slow, or hangs again and again, hides a dead
+// daemon for a while only.
+func TestSilentInSpiteOfStalls(t *testing.T) {
+	t.Parallel()
+	// dead plays reads at the given times; buffalo and singapore are alive, london is not.
+	dead := func(renew time.Duration, next func(time.Duration) time.Duration) time.Duration {
+		w := newWorld(t, failover.Options{Observer: "la", DaemonSilentAfter: 3 * renew}, buffalo, london, singapore)
+		for at := time.Duration(0); at < 5*time.Minute; at += next(at) {
+			w.now = start.Add(time.Second + at)
+			var alive []failover.LeaseReport
+			for _, id := range []pbxmesh.NodeID{buffalo, singapore} {
+				alive = append(alive, failover.LeaseReport{Node: id, Status: failover.LeaseFresh, LinkOK: true, Seen: w.now, At: w.now})
+			}
+			w.tr.Leases(w.now, alive)
+			w.tr.Votes(w.now, nil, true)
+			if w.tr.Mesh().State(london).Shed > 0 {
+				return at
+			}
+		}
+		return time.Hour
+	}
+	for _, renew := range []time.Duration{100 * time.Millisecond, 200 * time.Millisecond, time.Second, 10 * time.Second} {
+		for _, rtt := range []time.Duration{0, 60 * time.Millisecond, 150 * time.Millisecond, 400 * time.Millisecond} {
+			period := max(renew, rtt+50*time.Millisecond)
+			if took := dead(renew, func(time.Duration) time.Duration { return period }); took > 12*period {
+				t.Errorf("renewed every %v, %v away: silent after %v", renew, rtt, took)
+			}
+		}
+	}
+	for _, every := range []time.Duration{3 * time.Second, 4 * time.Second, 5 * time.Second, 8 * time.Second} {
+		took := dead(time.Second, func(at time.Duration) time.Duration {
+			if at%every == every-2*time.Second {
+				return 2 * time.Second
+			}
+			return time.Second
+		})
+		if took > 15*time.Second {
+			t.Errorf("2 s of every %v not readable: silent after %v", every, took)
+		}
+	}
+}
+
 // A member that nobody has heard of since this observer started is silent, too.
 func TestNeverHeardDaemon(t *testing.T) {
 	t.Parallel()

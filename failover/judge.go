@@ -83,10 +83,12 @@ type node struct {
 	tally    Tally // at the last judgement
 	view     view  // the same
 	busy     bool  // it answered 503, see trouble
-	meshDown bool  // its mesh address was silent
+	meshDown bool  // its mesh address is silent
 
-	// spoke is when a site last had a word that counts about the address for phones.
-	spoke map[string]time.Time
+	// spoke is when a site last had a word that counts about the address for phones,
+	// spokeMesh about the mesh address, and alive when most sites last had an answer.
+	spoke, spokeMesh map[string]time.Time
+	alive            time.Time
 
 	// word is what this observer says of the node, and since when.
 	word      Word
@@ -104,6 +106,7 @@ type path struct {
 	silent      int         // results in a row without any answer
 	overloaded  int         // 503s in a row
 	streak      int         // answers in a row
+	answered    bool        // by the last probe that was not late
 	silentSince time.Time   // the first of silent
 
 	// witnessed says that somebody else has answered since quiet began, so that it is not
@@ -152,12 +155,19 @@ type view struct {
 	witness bool // another remote node answered since this one fell silent
 	own     bool // the node is the observer's own
 	only    bool // there is no other member
+	lately  bool // most sites had an answer a moment ago, not longer than Patience
 }
 
-// contradicted reports whether SIP shows a switch alive that its daemon calls dead.
+// contradicted reports whether SIP shows a switch alive that its daemon calls dead. While too
+// few have a word, because they are late or cut off, what was said before goes on.
 func contradicted(n *node, v view) bool {
-	// Our own switch's answers count for nobody else, but for us.
-	return n.tally.Alive() || v.own && n.main().answers()
+	switch {
+	case v.own && n.main().answered:
+		return true // our own switch's answers count for nobody else, but for us
+	case n.tally.Few || n.tally.Counted == 0:
+		return v.lately
+	}
+	return n.tally.Alive()
 }
 
 // judge returns the observed state that n ought to be in and why. It is a pure
@@ -189,7 +199,7 @@ func judgeVotes(n *node, o *Options) (pbxmesh.Observed, string) {
 		return pbxmesh.ObservedSuspect, "the last OPTIONS of most sites got no answer"
 	case n.leaseOut():
 		return pbxmesh.ObservedSuspect, "its lease has run out, its switch answers"
-	case t.MeshDown():
+	case n.meshDown:
 		return pbxmesh.ObservedSuspect, silentMesh(o)
 	case t.Silent > 0:
 		return pbxmesh.ObservedUp, fmt.Sprintf("it answers %d of %d sites", t.Counted-t.Silent, t.Counted)
@@ -209,6 +219,8 @@ func judgeAlone(n *node, v view, o *Options) (pbxmesh.Observed, string) {
 	p := n.main()
 	if now == pbxmesh.ObservedDown {
 		switch {
+		case p.overloaded >= o.UpAfter:
+			return pbxmesh.ObservedSuspect, "overloaded: it answers 503"
 		case n.streak < o.UpAfter:
 			return now, n.reason
 		case n.saysDead():

@@ -126,6 +126,7 @@ func (m *model) down(b *broken) (soon, later []string) {
 		return out
 	}
 	soon = read(start.Add(3 * time.Second))
+	tr.Leases(start.Add(3*time.Second+failover.Patience/2), nil) // this observer is not stopped itself
 	return soon, read(start.Add(3*time.Second + failover.Patience))
 }
 

@@ -23,8 +23,9 @@ type Tally struct {
 	Few   bool
 
 	// MeshCounted and MeshSilent are the sites whose daemons are heard about the mesh
-	// address, and those of them that get no answer from it.
+	// address, and those of them that get no answer from it; MeshFew is Few for these.
 	MeshCounted, MeshSilent int
+	MeshFew                 bool
 
 	// Told says that the node's own daemon votes, and Switch what it says of its
 	// switch.

@@ -94,7 +94,7 @@ func TestReturnExcused(t *testing.T) {
 	const hold, ramp = 30 * time.Second, 100 * time.Second
 	w := newWorld(t, slowly(hold, ramp), buffalo, london)
 	w.run("b+ l+ b- l- b- l- b- l-")
-	w.now = w.now.Add(failover.Patience)
+	w.pass(failover.Patience)
 	w.hears("london@london l-", "buffalo@buffalo b-") // each daemon of its own switch, and nobody can tell of the other
 	if s := w.tr.Mesh().State(london); s.Observed != down || s.Shed != pbxmesh.ShedAll || !w.tr.AllDown() {
 		t.Fatalf("all are down, and london is %+v", s)

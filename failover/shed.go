@@ -6,16 +6,8 @@ import (
 	"pbxmesh"
 )
 
-// trouble returns what keeps all new phones away from n, "" for nothing. What is a
-// matter of votes goes by the votes where others' count.
-func trouble(n *node, v view, o *Options) string {
-	switch {
-	case n.tally.Few: // as it was
-	case v.voted:
-		n.busy, n.meshDown = n.tally.Busy(), n.tally.MeshDown()
-	default:
-		n.busy, n.meshDown = n.main().overloaded >= o.SuspectAfter, n.meshSilent(v, o)
-	}
+// trouble returns what keeps all new phones away from n, "" for nothing.
+func trouble(n *node) string {
 	switch {
 	case n.state.Observed == pbxmesh.ObservedDown:
 		return "it is down"

@@ -70,3 +70,57 @@ func TestSpill(t *testing.T) {
 	hear("-")
 	want("a node without phones", "0 0 0 0")
 }
+
+// TestSpillAgain: a second node that goes down has only its own phones left without a node,
+// when those of the first have arrived; and nobody who was sent past a full node is sent back
+// by it, nor when one of the two is up again.
+func TestSpillAgain(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name            string
+		paris           int // phones when it goes down
+		first, and, one uint16
+	}{
+		{"there is room", 2000, 0, 0, 0},
+		{"there is not room enough", 5200, 178, 572, 572},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, failover.Options{Observer: "la"})
+			ids := []pbxmesh.NodeID{buffalo, london, singapore, "paris"}
+			var nodes []pbxmesh.Node
+			for i, id := range ids {
+				n := member(id, byte(i+1))
+				n.Capacity = 5000
+				nodes = append(nodes, n)
+			}
+			w.tr.SetMembers(w.tick(), nodes)
+			hear := func(paris, theLondon failover.Word, buffalos, londons, parisians int) uint16 {
+				w.tr.SetRegistrations(map[pbxmesh.NodeID]int{buffalo: buffalos, london: londons, singapore: 500, "paris": parisians})
+				var seen []failover.SeenVote
+				now := w.tick()
+				for _, v := range votes("ja b+ s+", "ny b+ s+", "bo b+ s+") {
+					v.Nodes["paris"], v.Nodes[london] = failover.Opinion{Phones: paris}, failover.Opinion{Phones: theLondon}
+					seen = append(seen, failover.SeenVote{Vote: *v, Seen: now})
+				}
+				w.tr.Votes(now, seen, true)
+				return w.tr.Mesh().State(buffalo).Full
+			}
+			const yes, no = failover.WordAnswers, failover.WordSilent
+			hear(yes, yes, 500, 500, tt.paris)
+			if got := hear(no, yes, 500, 500, tt.paris); got != tt.first {
+				t.Errorf("paris is down: buffalo is full by %d, want %d", got, tt.first)
+			}
+			arrived := min(tt.paris, 4275)
+			if got := hear(no, no, 500+arrived, 500, 0); got != tt.and {
+				t.Errorf("its phones are there, and london is down: %d, want %d", got, tt.and)
+			}
+			if got := hear(no, yes, 500+arrived, 500, 0); got != tt.one {
+				t.Errorf("london is back: %d, want %d", got, tt.one)
+			}
+			if got := hear(yes, yes, 500, 500, tt.paris); got != 0 {
+				t.Errorf("all are back: %d, want 0", got)
+			}
+		})
+	}
+}

@@ -155,7 +155,7 @@ func (t *Tracker) SetMembers(now time.Time, nodes []pbxmesh.Node) {
 		seen[info.ID] = true
 		n, ok := t.nodes[info.ID]
 		if !ok {
-			n = &node{state: pbxmesh.NodeState{Wanted: t.wanted[info.ID], Since: now, Reason: "not yet probed"}, reason: "not yet probed", wordSince: now, spoke: map[string]time.Time{}}
+			n = &node{state: pbxmesh.NodeState{Wanted: t.wanted[info.ID], Since: now, Reason: "not yet probed"}, reason: "not yet probed", wordSince: now, spoke: map[string]time.Time{}, spokeMesh: map[string]time.Time{}}
 			t.nodes[info.ID] = n
 			t.log.Info("node joined", "node", info.ID, "wanted", n.state.Wanted.String())
 		}
@@ -207,12 +207,14 @@ func (t *Tracker) Probe(r ProbeResult) {
 	case OutcomeLate:
 		p.streak-- // neither an answer nor none
 	case OutcomeOK:
-		p.silent, p.overloaded = 0, 0
+		p.silent, p.overloaded, p.answered = 0, 0, true
 		p.quiet = p.quiet && p.streak < t.opts.UpAfter
 	case OutcomeOverloaded:
-		p.silent, p.streak = 0, 0
+		p.silent, p.streak, p.answered = 0, 0, true
 		p.overloaded++
+		p.quiet = p.quiet && p.overloaded < t.opts.UpAfter
 	default:
+		p.answered = false
 		if p.silent == 0 {
 			p.silentSince = r.At
 			if deciding {
@@ -285,6 +287,9 @@ func (t *Tracker) settle(now time.Time, changed bool) {
 	if now.Before(t.now) {
 		now = t.now // probes end on several goroutines
 	}
+	if gap := now.Sub(t.now); gap > settleGap && !t.now.IsZero() {
+		t.stood(gap)
+	}
 	t.now = now
 	t.settleLink()
 
@@ -321,7 +326,7 @@ func (t *Tracker) settle(now time.Time, changed bool) {
 		if n.state.Observed == pbxmesh.ObservedDown {
 			down++
 		}
-		if n.trouble = trouble(n, n.view, &t.opts); n.trouble != "" || n.state.Wanted != pbxmesh.WantedInService {
+		if n.trouble = trouble(n); n.trouble != "" || n.state.Wanted != pbxmesh.WantedInService {
 			troubled++
 		}
 	}
@@ -369,6 +374,42 @@ func (t *Tracker) settle(now time.Time, changed bool) {
 	}
 }
 
+// settleGap is how long nothing comes in when this observer was stopped itself: leases are
+// carried in ten times a second. Shorter ones leave half of Patience, at least.
+const settleGap = Patience / 2
+
+// stood takes in that this observer stood still for gap: nobody's silence began then.
+func (t *Tracker) stood(gap time.Duration) {
+	for _, n := range t.nodes {
+		for _, spoke := range [...]map[string]time.Time{n.spoke, n.spokeMesh} {
+			for site := range spoke {
+				spoke[site] = spoke[site].Add(gap)
+			}
+		}
+		if !n.alive.IsZero() {
+			n.alive = n.alive.Add(gap)
+		}
+	}
+}
+
+// missed keeps in spoke when the sites of words had one last, for Patience, and reports
+// whether other sites than self are among them.
+func missed(spoke map[string]time.Time, words []siteWords, except, self string, now time.Time) (others bool) {
+	for _, s := range words {
+		if s.site != except {
+			spoke[s.site] = now
+		}
+	}
+	for site, at := range spoke {
+		if now.Sub(at) > Patience {
+			delete(spoke, site)
+			continue
+		}
+		others = others || site != self
+	}
+	return others
+}
+
 // tallyUp counts what all say of n, this observer included.
 func (t *Tracker) tallyUp(n *node, self voter, now time.Time) {
 	b := ballot{site: n.info.SiteName()}
@@ -381,23 +422,27 @@ func (t *Tracker) tallyUp(n *node, self voter, now time.Time) {
 		b.tell(t.word)
 	}
 	// Who had a word lately and has none now is cut off, stalled, or gone.
-	for _, s := range b.phones {
-		if s.site != b.site {
-			n.spoke[s.site] = now
-		}
-	}
-	others := false
-	for site, at := range n.spoke {
-		if now.Sub(at) > Patience {
-			delete(n.spoke, site)
-			continue
-		}
-		others = others || site != self.site
-	}
+	others := missed(n.spoke, b.phones, b.site, self.site, now)
+	othersMesh := missed(n.spokeMesh, b.mesh, "", self.site, now)
 	n.tally = b.tally(len(n.spoke) > 0)
 	n.tally.Least = least(max(len(n.spoke), min(1, n.tally.Counted)))
 	n.tally.Few = others && n.tally.Counted < n.tally.Least
+	n.tally.MeshFew = othersMesh && n.tally.MeshCounted < least(len(n.spokeMesh))
 	n.view.voted = voices > 0 && n.tally.Counted > 0
+	if !n.tally.Few && n.tally.Alive() {
+		n.alive = now
+	}
+	n.view.lately = !n.alive.IsZero() && now.Sub(n.alive) <= Patience
+	switch {
+	case n.tally.Few: // as it was
+	case n.view.voted:
+		n.busy = n.tally.Busy()
+		if !n.tally.MeshFew {
+			n.meshDown = n.tally.MeshDown()
+		}
+	default:
+		n.busy, n.meshDown = n.main().overloaded >= t.opts.SuspectAfter, n.meshSilent(n.view, &t.opts)
+	}
 }
 
 // settleLink finds out whether this observer is cut off itself.

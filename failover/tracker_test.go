@@ -68,6 +68,14 @@ func (w *world) tick() time.Time {
 	return w.now
 }
 
+// pass lets d pass for an observer that nothing new reaches, and that is not stopped.
+func (w *world) pass(d time.Duration) {
+	for end := w.now.Add(d); w.now.Before(end); {
+		w.now = w.now.Add(min(time.Second, end.Sub(w.now)))
+		w.tr.Leases(w.now, nil)
+	}
+}
+
 func (w *world) probe(id pbxmesh.NodeID, o failover.Outcome) {
 	w.tr.Probe(failover.ProbeResult{Node: id, Outcome: o, At: w.tick()})
 }

@@ -86,7 +86,7 @@ func TestVotedEdges(t *testing.T) {
 			if tt.votes == nil {
 				w.hears()
 			}
-			w.now = w.now.Add(tt.wait)
+			w.pass(tt.wait)
 			w.run(tt.after)
 			if tt.votes != nil {
 				w.hears(tt.votes...)
@@ -96,6 +96,92 @@ func TestVotedEdges(t *testing.T) {
 				t.Errorf("%v because %q, shed %d; want %v because %q, %d", got.Observed, got.Reason, got.Shed, tt.to, tt.reason, tt.shed)
 			}
 		})
+	}
+}
+
+// TestMeshAddressNeedsVoices: while a site that could tell of the mesh address is missing, the
+// other one alone decides nothing.
+func TestMeshAddressNeedsVoices(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, failover.Options{Observer: "ja"}, buffalo, london, singapore)
+	w.run("b+ l+ s+")
+	w.hears("la b+ l+ s+", "buffalo@buffalo l+ lm- s+", "singapore@singapore b+ l+ lm+")
+	alone := []string{"la b+ l+ s+", "buffalo@buffalo l+ lm- s+"}
+	w.hears(alone...) // singapore is stalled, or gone
+	if s := w.tr.Mesh().State(london); s.Observed != up || s.Shed != 0 {
+		t.Errorf("one of two daemons says that the mesh address is silent: %+v", s)
+	}
+	w.pass(failover.Patience)
+	w.hears(alone...)
+	if s := w.tr.Mesh().State(london); s.Observed != suspect || !strings.Contains(s.Reason, "mesh address") {
+		t.Errorf("when that has lasted: %+v", s)
+	}
+	w.hears("la b+ l+ s+", "buffalo@buffalo l+ lm+ s+")
+	w.hears("la b+ l+ s+") // nobody can tell
+	if s := w.tr.Mesh().State(london); s.Observed != up {
+		t.Errorf("answered, and then nobody can tell: %+v", s)
+	}
+}
+
+// TestLateObserverDoubtsNoSwitch: a daemon calls its switch dead, and SIP answers; that the
+// observers are late for a moment does not take it down.
+func TestLateObserverDoubtsNoSwitch(t *testing.T) {
+	t.Parallel()
+	check := func(w *world, when string, want pbxmesh.Observed) {
+		t.Helper()
+		if s := w.tr.Mesh().State(london); s.Observed != want {
+			t.Errorf("%s: %v because %q, want %v", when, s.Observed, s.Reason, want)
+		}
+	}
+	two := newWorld(t, failover.Options{Observer: "buffalo", Self: buffalo}, buffalo, london)
+	two.run("b+ l+ l+ l+")
+	two.hears("london@london! b+")
+	two.run("l?")
+	check(two, "two nodes, and the other one is late", suspect)
+	two.run("l-")
+	check(two, "and gets no answer then", down)
+
+	own := newWorld(t, failover.Options{Observer: "london", Self: london}, london)
+	own.run("l+")
+	own.tr.SetSwitch(own.tick(), failover.SwitchDead, 0, "")
+	own.run("l?")
+	check(own, "the only node, which is late itself", suspect)
+	own.run("l-")
+	check(own, "its switch does not answer", down)
+
+	many := newWorld(t, failover.Options{Observer: "ja"}, buffalo, london, singapore)
+	many.run("b+ l+ s+")
+	many.hears("london@london! b+ s+", "la b+ l+ s+", "buffalo@buffalo l+ s+", "singapore@singapore b+ l+")
+	many.run("l?")
+	late := []string{"london@london! b+ s+", "la b+ s+", "buffalo@buffalo s+", "singapore@singapore b+"}
+	many.hears(late...)
+	check(many, "all are late", suspect)
+	many.hears("london@london! b+ s+", "la b+ l~ s+", "buffalo@buffalo s+", "singapore@singapore b+")
+	check(many, "all are late but one, which lost an answer", suspect)
+	many.hears(late...)
+	many.pass(failover.Patience)
+	many.hears(late...)
+	check(many, "all are late for long", down)
+}
+
+// TestStoppedObserverHasPatience: for an observer that was stopped itself no time has passed in
+// which the others said nothing.
+func TestStoppedObserverHasPatience(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, failover.Options{Observer: "ja"}, buffalo, london, singapore)
+	all := []string{"la b+ l+ s+", "buffalo@buffalo l+ s+", "singapore@singapore b+ l+"}
+	w.run("b+ l+ s+")
+	w.hears(all...)
+	w.run("l- b+ l- b+ l- b+ s+") // this observer alone
+	w.hears(all...)
+	w.now = w.now.Add(15 * time.Second)
+	w.hears() // nothing could be read yet
+	if s := w.tr.Mesh().State(london); s.Observed != up {
+		t.Errorf("after 15 s in which it was stopped: %v because %q", s.Observed, s.Reason)
+	}
+	w.pass(failover.Patience + time.Second)
+	if s := w.tr.Mesh().State(london); s.Observed != down {
+		t.Errorf("10 s later: %v because %q", s.Observed, s.Reason)
 	}
 }
 
@@ -118,7 +204,8 @@ func TestWhatAnObserverSays(t *testing.T) {
 		{name: "answers again", probes: "b+ l- l- b+ l- l+ l+ l+", word: failover.WordAnswers},
 		{name: "answers again between other losses", probes: "b+ l- l- b+ l- l+ l+ l- l+ l+ l+", word: failover.WordAnswers},
 		{name: "overloaded", probes: "b+ l5", word: failover.WordOverloaded},
-		{name: "overloaded is no way back", probes: "b+ l- l- b+ l- l5 l5 l5", word: failover.WordSilent},
+		{name: "overloaded twice is no way back", probes: "b+ l- l- b+ l- l5 l5", word: failover.WordSilent},
+		{name: "overloaded three times is, to overloaded", probes: "b+ l- l- b+ l- l5 l5 l5", word: failover.WordOverloaded},
 		{name: "this observer was late", probes: "b+ l+ l?", word: failover.WordNone},
 		{name: "late and silent", probes: "b+ l- l- b+ l- l?", word: failover.WordNone},
 		{name: "late between answers", probes: "b+ l+ l? l+", word: failover.WordAnswers},

@@ -16,6 +16,7 @@ type member struct {
 	lease     Lease
 	held      bool
 	missing   int       // polls in turn, none of them late, that found no lease
+	misses    int       // the same, the late ones too
 	seen      time.Time // when the lease was last seen renewed, on our clock
 	fresh     time.Time // when the records were last known to equal the store's
 	corrupt   bool      // what the store holds of the node could not be read at all
@@ -32,7 +33,7 @@ type Member struct {
 	Left bool
 
 	// LeaseHeld says that the lease has not run out: the store held it at one of the last
-	// three polls, or could not be polled since. Lease is the last one seen, zero when there
+	// three polls (ten, when they come late), or could not be polled since. Lease is the last one seen, zero when there
 	// was none yet, and LastSeen when it was last seen renewed, on this daemon's clock.
 	LeaseHeld bool
 	Lease     Lease
@@ -128,7 +129,10 @@ func (r *Replica) announce(a *Announcement) {
 // leaseMisses is how many polls in turn find no lease until it has run out. A store that was
 // stopped for a while holds none when it goes on, and each daemon needs a renewal to give
 // its own back.
-const leaseMisses = 3
+const (
+	leaseMisses = 3
+	lateMisses  = 10 // where every poll is late: a store that is always slow
+)
 
 // seeLease takes over a lease read at now; nil when the store holds none. The poll was late
 // when the one before it is missing: nobody knows what the store held meanwhile.
@@ -140,10 +144,11 @@ func (ns *nodeState) seeLease(l *Lease, now time.Time, late bool) {
 			ns.missing = 0
 		}
 		ns.missing++
-		ns.held = ns.held && !ns.left && ns.missing < leaseMisses
+		ns.misses++
+		ns.held = ns.held && !ns.left && ns.missing < leaseMisses && ns.misses < lateMisses
 		return
 	}
-	ns.held, ns.missing = true, 0
+	ns.held, ns.missing, ns.misses = true, 0, 0
 	if l.Beat != ns.lease.Beat || l.Instance != ns.lease.Instance {
 		ns.seen = now
 	}
