@@ -201,6 +201,8 @@ func TestEdges(t *testing.T) {
 		{name: "down to up by a streak", before: "l+ lD l- lF", from: down, input: "l+ l+ l+", to: up, reason: "3 OPTIONS in a row"},
 		{name: "silence starts the streak again", before: "l+ lD l- lF", from: down, input: "l+ l+ l- l+ l+", to: down},
 		{name: "503 starts the streak again", before: "l+ lD l- lF", from: down, input: "l+ l+ l5 l+ l+", to: down},
+		{name: "down stays with two 503", before: "l+ lD l- lF", from: down, input: "l5 l5", to: down},
+		{name: "down to suspect by a streak of 503", before: "l+ lD l- lF", from: down, input: "l5 l5 l5", to: suspect, reason: "503"},
 		{name: "down to suspect by a streak while the daemon says dead", before: "l+ lD l-", from: down, input: "l+ l+ l+", to: suspect, reason: "event socket"},
 		{name: "answers from before the daemon's word do not count", before: "l+ l+ l+ l- lD", from: down, input: "l+ l+", to: down},
 		{name: "the word of a daemon that died does not count", before: "l+ lD l-", from: down, input: "lX l+ l+ l+", to: up},

@@ -109,6 +109,123 @@ func TestStoppedStoreEndsNoLease(t *testing.T) {
 	})
 }
 
+// slowStore answers reads late, and takes no more leases once it is cut.
+type slowStore struct {
+	*memory.Store
+	delay time.Duration
+	cut   atomic.Bool
+	empty atomic.Bool // it shows no leases
+}
+
+func (s *slowStore) Members(ctx context.Context) ([]registry.Announcement, int, error) {
+	time.Sleep(s.delay) // virtual
+	return s.Store.Members(ctx)
+}
+
+func (s *slowStore) Leases(ctx context.Context, nodes []pbxmesh.NodeID) (map[pbxmesh.NodeID]registry.Lease, int, error) {
+	time.Sleep(s.delay)
+	if s.empty.Load() {
+		nodes = nil
+	}
+	return s.Store.Leases(ctx, nodes)
+}
+
+func (s *slowStore) Renew(ctx context.Context, l registry.Lease) error {
+	if s.cut.Load() {
+		return pbxmesh.ErrUnavailable
+	}
+	return s.Store.Renew(ctx, l)
+}
+
+// The lease of a daemon that is gone runs out, at every pace and distance of the store.
+func TestLeaseRunsOut(t *testing.T) {
+	t.Parallel()
+	for _, renew := range []time.Duration{100 * time.Millisecond, time.Second, 10 * time.Second} {
+		for _, delay := range []time.Duration{0, 60 * time.Millisecond, 200 * time.Millisecond, time.Second} {
+			synctest.Test(t, func(t *testing.T) {
+				store := &slowStore{Store: memory.New(memory.Options{}), delay: delay}
+				w, err := registry.NewWriter(registry.WriterOptions{
+					Node: pbxmesh.Node{ID: "buffalo"}, Replica: registry.NewReplica(registry.ReplicaOptions{Local: "buffalo"}), Backend: store,
+					LeaseTTL: 5 * renew, RenewEvery: renew,
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				reader := registry.NewReplica(registry.ReplicaOptions{})
+				s, err := registry.NewSync(registry.SyncOptions{Replica: reader, Backend: store, Poll: renew, Timeout: 5 * time.Second})
+				if err != nil {
+					t.Fatal(err)
+				}
+				results := make(chan error, 2)
+				go func() { results <- w.Run(t.Context()) }()
+				go func() { results <- s.Run(t.Context()) }()
+				t.Cleanup(func() {
+					if err := errors.Join(<-results, <-results); err != nil {
+						t.Error(err)
+					}
+				})
+				w.Reset("core-1", nil)
+				time.Sleep(10*renew + 10*delay)
+				held := func() bool { return len(reader.Members()) == 1 && reader.Members()[0].LeaseHeld }
+				if !held() {
+					t.Fatalf("renewed every %v, %v away: no lease at all", renew, delay)
+				}
+				store.cut.Store(true)
+				began := time.Now()
+				for held() && time.Since(began) < 10*time.Minute {
+					time.Sleep(renew)
+				}
+				took := time.Since(began)
+				polls := 4
+				if 2*delay > renew*8/10 {
+					polls = 12 // each one is late
+				}
+				if limit := 5*renew + time.Duration(polls)*(renew*11/10+2*delay) + renew; took < 4*renew || took > limit {
+					t.Errorf("renewed every %v, %v away: it ran out after %v, want at most %v", renew, delay, took, limit)
+				}
+			})
+		}
+	}
+}
+
+// A poll that finds no lease counts anew after a time in which the store could not be asked.
+func TestLeasesMissedBeforeAStop(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store := &slowStore{Store: memory.New(memory.Options{})}
+		node := pbxmesh.Node{ID: "buffalo"}
+		if err := errors.Join(store.Announce(t.Context(), registry.Announcement{Node: node}),
+			store.Renew(t.Context(), registry.Lease{Node: node.ID, Owner: "host", Instance: "1", Beat: 1, TTL: time.Hour})); err != nil {
+			t.Fatal(err)
+		}
+		reader := registry.NewReplica(registry.ReplicaOptions{})
+		s, err := registry.NewSync(registry.SyncOptions{Replica: reader, Backend: store})
+		if err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error, 1)
+		go func() { done <- s.Run(t.Context()) }()
+		t.Cleanup(func() { <-done })
+		for range 20 {
+			time.Sleep(3 * time.Second)
+			store.empty.Store(true)
+			time.Sleep(1750 * time.Millisecond) // one or two polls, as again below
+			store.SetDown(errors.New("stopped"))
+			time.Sleep(10 * time.Second)
+			store.SetDown(nil)
+			time.Sleep(1750 * time.Millisecond)
+			if !reader.Members()[0].LeaseHeld {
+				t.Fatal("two polls after the stop the lease has run out")
+			}
+			time.Sleep(2 * time.Second)
+			if reader.Members()[0].LeaseHeld {
+				t.Fatal("four polls after the stop it holds")
+			}
+			store.empty.Store(false)
+		}
+	})
+}
+
 // A change is seen as soon as it is published, not at the next poll.
 func TestChangesAreNotPolled(t *testing.T) {
 	t.Parallel()

@@ -20,7 +20,7 @@ import (
 const (
 	voteLasts    = 3           // a vote counts for so many renewals after it was seen to hold
 	voteReads    = 5           // looks within two renewals, while nobody tells of news
-	voteMaxLasts = time.Minute // what a note may ask for at most
+	voteMaxLasts = time.Minute // what a note may ask for at most, where three of our renewals are not longer
 	voteMinPause = 50 * time.Millisecond
 	voteTellGap  = 20 * time.Millisecond // between two reads, however often we are told
 
@@ -47,6 +47,7 @@ type voter struct {
 	stats    voteStats
 	taken    bool                  // the registry took the last vote
 	posted   *postedVote           // our vote on the board, nil for none
+	untold   bool                  // the registry did not take news
 	after    uint64                // revision
 	onBoard  map[string]uint64     // notes that end by themselves, our own included: their revisions
 	heard    map[string]*heardVote // by observer
@@ -138,6 +139,9 @@ func (v *voter) postOnce(ctx context.Context, news bool) error {
 	if v.gone() {
 		return nil
 	}
+	v.mu.Lock()
+	news = news || v.untold
+	v.mu.Unlock()
 	now := v.now()
 	vote := v.tracker.Vote(now)
 	callCtx, cancel := context.WithTimeout(ctx, v.deadline())
@@ -151,7 +155,7 @@ func (v *voter) postOnce(ctx context.Context, news bool) error {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.taken = err == nil
+	v.taken, v.untold = err == nil, news && err != nil
 	if held {
 		v.stats.Held++
 	} else {
@@ -360,7 +364,7 @@ func (v *voter) take(n *registry.Note, now time.Time) {
 		}
 		return
 	}
-	lasts := min(max(n.TTL, voteLasts*v.renew), voteMaxLasts)
+	lasts := max(min(n.TTL, voteMaxLasts), voteLasts*v.renew)
 	v.heard[n.Key] = &heardVote{vote: vote, posted: now.Add(-n.Age), seen: now, ends: now.Add(n.TTL), revision: n.Revision, lasts: lasts}
 }
 

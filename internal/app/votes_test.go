@@ -62,6 +62,34 @@ func (b *ballot) voter(name, instance string) *poll {
 	return p
 }
 
+// TestNewsIsToldLate: what the registry did not take when it was new is told when it does.
+func TestNewsIsToldLate(t *testing.T) {
+	t.Parallel()
+	b := newBallot(t)
+	a, told := b.voter("a", "1"), make(chan struct{}, 8)
+	go func() {
+		_ = b.store.Watch(t.Context(), registry.NoteVotes, func() { told <- struct{}{} })
+	}()
+	<-told // it watches
+	b.store.SetDown(errors.New("test"))
+	if err := a.postOnce(t.Context(), true); !errors.Is(err, pbxmesh.ErrUnavailable) {
+		t.Fatalf("a registry that is away: %v", err)
+	}
+	b.store.SetDown(nil)
+	for len(told) > 0 {
+		<-told
+	}
+	a.posts(t)
+	if len(told) != 1 {
+		t.Errorf("told %d times, want once", len(told))
+	}
+	b.now = b.now.Add(time.Second)
+	a.posts(t)
+	if len(told) != 1 {
+		t.Error("what is no news is told, too")
+	}
+}
+
 // write puts a text on the board, as anyone with the registry's password can.
 func (b *ballot) write(key, value string, ttl time.Duration) {
 	b.t.Helper()
