@@ -3,6 +3,7 @@ package registry
 import (
 	"container/heap"
 	"slices"
+	"time"
 
 	"pbxmesh"
 )
@@ -61,6 +62,19 @@ func (r *Replica) Held(node pbxmesh.NodeID) int {
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
 	return len(ns.index)
+}
+
+// Stranded counts the live registrations of a node whose device has not come to another node
+// (pbxmesh.Superseded). It looks each one's address up.
+func (r *Replica) Stranded(node pbxmesh.NodeID, mesh *pbxmesh.Mesh, now time.Time) int {
+	n := 0
+	r.WalkNode(node, func(reg *pbxmesh.Registration) bool {
+		if reg.Live(now) && pbxmesh.Superseded(reg, r.Lookup(reg.AOR), mesh, r.opts.Local, now) == nil {
+			n++
+		}
+		return true
+	})
+	return n
 }
 
 // MaxList is how many AORs one page of List may have.

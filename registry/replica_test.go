@@ -305,3 +305,33 @@ func TestSweep(t *testing.T) {
 	}
 	checkConsistent(t, r)
 }
+
+// TestStranded: a phone that came to a node which takes calls is stranded no more.
+func TestStranded(t *testing.T) {
+	t.Parallel()
+	now := epoch0
+	r := NewReplica(ReplicaOptions{})
+	mesh := &pbxmesh.Mesh{Nodes: map[pbxmesh.NodeID]pbxmesh.Node{}, States: map[pbxmesh.NodeID]pbxmesh.NodeState{}}
+	joins := func(node pbxmesh.NodeID, observed pbxmesh.Observed, since time.Duration, phones ...int) {
+		var records []staged
+		for _, n := range phones {
+			reg := device(t, node, n, now.Add(time.Hour))
+			reg.Since = pbxmesh.StampOf(now.Add(since))
+			records = append(records, staged{reg: reg, seq: 1})
+		}
+		mesh.Nodes[node] = pbxmesh.Node{ID: node, Mesh: mustAddrPort("192.0.2.1:5090")}
+		mesh.States[node] = pbxmesh.NodeState{Observed: observed}
+		r.replace(r.node(node), SnapshotInfo{Cursor: Cursor{Node: node, Term: 1, Seq: 1}}, records)
+	}
+	joins("london", pbxmesh.ObservedDown, -time.Hour, 1, 2, 3, 4)
+	joins("buffalo", pbxmesh.ObservedUp, -time.Minute, 2, 3, 9)
+	joins("paris", pbxmesh.ObservedDown, -time.Second, 4)
+	for node, want := range map[pbxmesh.NodeID]int{"london": 1, "buffalo": 3, "paris": 1, "tokyo": 0} {
+		if got := r.Stranded(node, mesh, now); got != want {
+			t.Errorf("%s: %d, want %d", node, got, want)
+		}
+	}
+	if got := r.Stranded("london", mesh, now.Add(2*time.Hour)); got != 0 {
+		t.Errorf("all have expired, and %d are stranded", got)
+	}
+}

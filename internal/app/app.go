@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"pbxmesh"
@@ -84,6 +85,7 @@ type App struct {
 	hookListener, apiListener, webListener, pdnsListener net.Listener
 
 	carry     sync.Mutex // held by carryMembers
+	stranded  atomic.Pointer[map[pbxmesh.NodeID]int]
 	teardowns stack
 	failed    chan error
 }

@@ -170,6 +170,7 @@ func (a *App) Start() error {
 		a.task("phones that moved", a.bindings.Run)
 	}
 	a.task("members", a.watchMembers)
+	a.task("stranded", a.countStranded)
 	a.startLatency()
 	a.task("votes read", a.voter.read)
 	a.task("votes watch", a.voter.watch)

@@ -38,12 +38,10 @@ func (a *App) carryMembers() {
 	now := a.now()
 	members := a.replica.Members()
 	nodes := make([]pbxmesh.Node, 0, len(members))
-	counts := make(map[pbxmesh.NodeID]int, len(members))
 	for i := range members {
 		nodes = append(nodes, members[i].Node)
-		counts[members[i].Node.ID] = a.replica.Held(members[i].Node.ID)
 	}
-	a.tracker.SetRegistrations(counts)
+	a.tracker.SetRegistrations(a.countPhones(members, before))
 	a.tracker.SetMembers(now, nodes)
 	if a.prober != nil {
 		a.prober.SetMembers(nodes)
@@ -55,6 +53,54 @@ func (a *App) carryMembers() {
 		reports = append(reports, leaseReport(&members[i], linkOK, now))
 	}
 	a.tracker.Leases(now, reports)
+}
+
+// countPhones counts the registrations of each member: of one that is not up, those that have
+// not come to another node.
+func (a *App) countPhones(members []registry.Member, mesh *pbxmesh.Mesh) map[pbxmesh.NodeID]int {
+	counts, stranded := make(map[pbxmesh.NodeID]int, len(members)), a.stranded.Load()
+	for i := range members {
+		id := members[i].Node.ID
+		counts[id] = a.replica.Held(id)
+		if stranded == nil || mesh.State(id).Observed == pbxmesh.ObservedUp {
+			continue
+		}
+		if n, counted := (*stranded)[id]; counted {
+			counts[id] = n
+		}
+	}
+	return counts
+}
+
+// strandedEvery is how often the phones of nodes that are not up are counted; it takes a
+// hundredth of a processor at most.
+const strandedEvery = 5 * time.Second
+
+// countStranded counts the phones of nodes that are not up and have not come to another one,
+// until ctx ends.
+func (a *App) countStranded(ctx context.Context) error {
+	for {
+		began := time.Now()
+		if a.syncer.Status().Synced {
+			a.countStrandedNow()
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(max(strandedEvery, 100*time.Since(began))):
+		}
+	}
+}
+
+func (a *App) countStrandedNow() {
+	mesh, now := a.tracker.Mesh(), a.now()
+	stranded := map[pbxmesh.NodeID]int{}
+	for id, state := range mesh.States {
+		if state.Observed != pbxmesh.ObservedUp {
+			stranded[id] = a.replica.Stranded(id, mesh, now)
+		}
+	}
+	a.stranded.Store(&stranded)
 }
 
 // leaseReport says what the registry knows of a member's sign of life.
