@@ -26,8 +26,9 @@ import (
 // not for longer than half of SilentAfter, every daemon begins anew: a Redis that hung or took no
 // writes, or an observer that was stopped itself, makes nobody silent, and after it each daemon
 // has the time of its next renewals. Who has been read in vain for three times SilentAfter is
-// silent in spite of it: a registry that is always slow, or hangs again and again. When more than half of the telling daemons, and two at
-// least, fall silent within one observer's view at once, it is the registry or the way
+// silent in spite of it: a registry that is always slow, or hangs again and again.
+//
+// When more than half of the telling daemons, and two at least, fall silent within one observer's view at once, it is the registry or the way
 // there: nothing changes until it has lasted for stallAfter, and when it is over each begins anew,
 // because they do not all come back in the same moment.
 
@@ -84,7 +85,7 @@ func (t *Tracker) hearDaemons(now time.Time) {
 	for id, n := range t.nodes {
 		d := &n.daemon
 		if id == t.opts.Self {
-			*d = daemon{left: d.left}
+			*d = daemon{}
 			continue
 		}
 		d.vain += min(gap, long)

@@ -82,7 +82,7 @@ type node struct {
 	comeback comeback
 	tally    Tally // at the last judgement
 	view     view  // the same
-	busy     bool  // it answered 503, see trouble
+	busy     bool  // it answered 503, see tallyUp
 	meshDown bool  // its mesh address is silent
 
 	// spoke is when a site last had a word that counts about the address for phones,

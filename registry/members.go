@@ -33,8 +33,9 @@ type Member struct {
 	Left bool
 
 	// LeaseHeld says that the lease has not run out: the store held it at one of the last
-	// three polls (ten, when they come late), or could not be polled since. Lease is the last one seen, zero when there
-	// was none yet, and LastSeen when it was last seen renewed, on this daemon's clock.
+	// three polls (ten, when they come late), or could not be polled since. Lease is the last
+	// one seen, zero when there was none yet, and LastSeen when it was last seen renewed, on
+	// this daemon's clock.
 	LeaseHeld bool
 	Lease     Lease
 	LastSeen  time.Time

@@ -34,15 +34,20 @@ func bubble(t *testing.T, test func(t *testing.T, store *memory.Store, w *regist
 		if err != nil {
 			t.Fatal(err)
 		}
-		results := make(chan error, 2)
-		go func() { results <- w.Run(t.Context()) }()
-		go func() { results <- s.Run(t.Context()) }()
-		t.Cleanup(func() {
-			if err := errors.Join(<-results, <-results); err != nil {
-				t.Error(err)
-			}
-		})
+		both(t, w, s)
 		test(t, store, w, reader, s)
+	})
+}
+
+// both runs a writer and a reader to the end of the test.
+func both(t *testing.T, w *registry.Writer, s *registry.Sync) {
+	results := make(chan error, 2)
+	go func() { results <- w.Run(t.Context()) }()
+	go func() { results <- s.Run(t.Context()) }()
+	t.Cleanup(func() {
+		if err := errors.Join(<-results, <-results); err != nil {
+			t.Error(err)
+		}
 	})
 }
 
@@ -156,14 +161,7 @@ func TestLeaseRunsOut(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				results := make(chan error, 2)
-				go func() { results <- w.Run(t.Context()) }()
-				go func() { results <- s.Run(t.Context()) }()
-				t.Cleanup(func() {
-					if err := errors.Join(<-results, <-results); err != nil {
-						t.Error(err)
-					}
-				})
+				both(t, w, s)
 				w.Reset("core-1", nil)
 				time.Sleep(10*renew + 10*delay)
 				held := func() bool { return len(reader.Members()) == 1 && reader.Members()[0].LeaseHeld }
