@@ -17,10 +17,7 @@ import (
 	"time"
 
 	"pbxmesh/fixtures/realswitch"
-	_ "pbxmesh/internal/app" // these three are in the program that is built here: no result outlives a change
-	_ "pbxmesh/internal/doctor"
 	"pbxmesh/internal/esl"
-	_ "pbxmesh/internal/fsconf"
 )
 
 // node is one machine with FusionPBX, FreeSWITCH and a daemon.

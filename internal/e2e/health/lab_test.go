@@ -15,7 +15,6 @@ import (
 
 	"pbxmesh/fixtures"
 	"pbxmesh/fixtures/realswitch"
-	_ "pbxmesh/internal/app" // it is in the program that is built here: no result outlives a change of it
 	"pbxmesh/registry/registrytest"
 )
 
