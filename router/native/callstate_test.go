@@ -24,6 +24,8 @@ func FuzzCallEvent(f *testing.F) {
 		f.Add(channel + "from: a@a.test\nUnique-ID: u\nproto: any\nCaller-Caller-ID-Name: a%0A%0Aapi system id")
 	}
 	f.Add("from: flow+*31@a.test\nUnique-ID: u\nproto: flow\nanswer-state: confirmed")
+	f.Add("from: a/b@a.test/internal\nUnique-ID: u")
+	f.Add("from: flow+b+c@a.test\nUnique-ID: u")
 	f.Add("from: a@a.test%0A\nUnique-ID: u\nproto: x%0Ay\nanswer-state: confirmed")
 	f.Fuzz(func(t *testing.T, text string) {
 		var st State
@@ -34,8 +36,10 @@ func FuzzCallEvent(f *testing.F) {
 			}
 		} else if s, ok := parseStatus(esl.ParseEvent(text)); ok {
 			st = State{Kind: KindStatus, From: s.from, Fields: s.fields}
-			if back, ok := watched(s.key.proto, bare(s.from)); !ok || back != s.key {
-				t.Errorf("taken: %+v", s)
+			for _, h := range presenceEvent(st, bare(s.from)) {
+				if back, ok := watched(s.key.proto, h.Value); h.Name == "orig-from" && (!ok || back != s.key) {
+					t.Errorf("taken: %+v, passed on as %s", s, h.Value)
+				}
 			}
 		} else {
 			return

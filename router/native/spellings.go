@@ -97,15 +97,17 @@ func deviceSpellings(d Directory, addr string) (out []string) {
 	return out
 }
 
-// bare leaves out of an event's address what mod_sofia leaves out: "flow+*31@a.test"
-// is *31@a.test to it.
+// bare leaves out of an event's address what mod_sofia leaves out: what stands before
+// a "+" in the user, and what follows a "/" in the domain. "flow+*31@a.test/internal"
+// is *31@a.test to it, and a user may hold a "/". It is empty when there is no user or
+// no domain.
 func bare(from string) string {
-	from, _, _ = strings.Cut(from, "/")
-	user, host, _ := strings.Cut(from, "@")
+	user, host, ok := strings.Cut(from, "@")
+	host, _, _ = strings.Cut(host, "/")
 	if i := strings.IndexByte(user, '+'); i > 0 {
 		user = user[i+1:]
 	}
-	if user == "" {
+	if !ok || user == "" {
 		return ""
 	}
 	return user + "@" + host

@@ -52,22 +52,18 @@ func userLamp(aor pbxmesh.AOR) lampKey { return lampKey{protoSIP, aor.String()} 
 
 func (k lampKey) String() string { return k.proto + "|" + k.addr }
 
-// watched reads whom an event is about: "1002@a.test", "flow+*31@a.test". mod_sofia
-// leaves out what stands before a "+" and after a "/".
+// watched reads whom an event is about: "1002@a.test", "flow+*31@a.test".
 func watched(proto, from string) (lampKey, bool) {
 	from = strings.TrimPrefix(from, "sip:")
-	user, host, ok := strings.Cut(from, "@")
-	host, _, _ = strings.Cut(host, "/")
-	if i := strings.IndexByte(user, '+'); i > 0 {
-		user = user[i+1:]
-	}
-	if !ok || user == "" || len(from) > maxField || len(proto) > pbxmesh.MaxUserLen || clean(from+proto) != from+proto || strings.ContainsRune(proto, '|') {
+	addr := bare(from)
+	_, host, ok := strings.Cut(addr, "@")
+	if !ok || len(from) > maxField || len(proto) > pbxmesh.MaxUserLen || clean(from+proto) != from+proto || strings.ContainsRune(proto, '|') {
 		return lampKey{}, false
 	}
 	if _, err := pbxmesh.NewAOR("0", host); err != nil {
 		return lampKey{}, false
 	}
-	return lampKey{protoOf(proto), strings.ToLower(user + "@" + host)}, true
+	return lampKey{protoOf(proto), strings.ToLower(addr)}, true
 }
 
 // statusEvent is presence without a call: what a script, a phone, a conference or a
