@@ -137,9 +137,8 @@ func userAgent(s string) string {
 		}
 		return r
 	}, strings.ToValidUTF8(s, "?"))
-	for len(s) > pbxmesh.MaxUserAgentLen {
-		_, size := utf8.DecodeLastRuneInString(s[:pbxmesh.MaxUserAgentLen+1])
-		s = s[:pbxmesh.MaxUserAgentLen+1-size]
+	if len(s) > pbxmesh.MaxUserAgentLen { // and no part of a character at the end
+		s = strings.ToValidUTF8(s[:pbxmesh.MaxUserAgentLen], "")
 	}
 	return s
 }

@@ -44,7 +44,7 @@ func parseCallEvent(e *esl.Event) (c callEvent, ok bool) {
 	}
 	uuid, from := e.Get("Unique-ID"), e.Get("from")
 	aor, err := pbxmesh.ParseAOR(from)
-	if err != nil || !validUUID(uuid) {
+	if err != nil || !validUUID(uuid) || bare(from) == "" {
 		return callEvent{}, false
 	}
 	c = callEvent{aor: aor, from: from, key: callKey(uuid, aor), uuid: uuid, fields: presenceFields(e)}
