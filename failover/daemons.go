@@ -28,9 +28,10 @@ import (
 // has the time of its next renewals. Who has been read in vain for three times SilentAfter is
 // silent in spite of it: a registry that is always slow, or hangs again and again.
 //
-// When more than half of the telling daemons, and two at least, fall silent within one observer's view at once, it is the registry or the way
-// there: nothing changes until it has lasted for stallAfter, and when it is over each begins anew,
-// because they do not all come back in the same moment.
+// When more than half of the telling daemons, and two at least, fall silent within one
+// observer's view at once, it is the registry or the way there: nothing changes until it
+// has lasted for stallAfter, and when it is over each begins anew, because they do not all
+// come back in the same moment.
 
 // Defaults and bounds of the silence of daemons.
 const (

@@ -122,6 +122,7 @@ func oddPhones(rng *rand.Rand) (out []func(*rawPhone)) {
 	}
 	for _, agent := range []string{
 		"evil </agent></registration><registration><call-id>x</call-id>", "Yealink \"T46U\" 'x' & <y> &amp; &lt; &#65;", "caf\xe9 \xff", "Téléphone ☎ %41%3c%3C%",
+		strings.Repeat("☎", 60), "a" + strings.Repeat("☎", 60), "ab" + strings.Repeat("☎", 60), // the bound falls within one
 		strings.Repeat("long & ", 300), "pbx\tmesh", "ARRAY::a|:b", "a\r\n    b", "_undef_",
 	} {
 		set("", "", agent, "")

@@ -127,9 +127,6 @@ func clean(s string) string {
 // presenceEvent returns the event that shows st on those of the local switch's phones
 // that watch the user in the spelling from.
 func presenceEvent(st State, from string) []esl.Header {
-	if strings.IndexByte(from, '+') > 0 {
-		from = protoSIP + "+" + from // see bare: the "+" is the user's own
-	}
 	out := make([]esl.Header, 0, len(presenceHeaders)+6)
 	out = append(out,
 		esl.Header{Name: "Event-Subclass", Value: multicastClass},

@@ -160,6 +160,16 @@ func TestScenarioStockDialling(t *testing.T) {
 	}
 }
 
+// element returns the text of the first <name> in a document, "" without one.
+func element(doc, name string) string {
+	_, rest, _ := strings.Cut(doc, "<"+name+">")
+	text, _, ok := strings.Cut(rest, "</"+name+">")
+	if !ok {
+		return ""
+	}
+	return text
+}
+
 // dialogState reads the state of a dialog-info NOTIFY; "" when it lists no dialog.
 func dialogState(n phone.Notify) string { return element(n.Body, "state") }
 

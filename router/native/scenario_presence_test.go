@@ -134,10 +134,21 @@ func TestScenarioStatuses(t *testing.T) {
 	user := phoneAt(t, w, nodes, lon, "1002", "127.0.86.2")
 	user.SetBehaviour(phone.RingForever())
 	subs := make(map[string][]*phone.Subscription)
-	for _, what := range []string{"1002", "dnd+1002", "flow+*31", "5901", "park+5902", "agent+1002", "voicemail+1002"} {
+	for _, what := range []string{"1002", "dnd+1002", "flow+*31", "5901", "park+5902", "agent+1002", "voicemail+1002", "5/9", "flow+c"} {
 		subs[what] = watch(t, phone.EventDialog, what, near, far)
 	}
 	subs["presence of 1002"] = watch(t, phone.EventPresence, "1002", near, far)
+	// What is shown of a user at first comes when the switch gets to it, and would put out a lamp.
+	for _, what := range []string{"1002", "presence of 1002"} {
+		for i, s := range subs[what] {
+			eventually(t, 5*time.Second, func() string {
+				if len(s.Notifies()) == 0 {
+					return fmt.Sprintf("%s: %s was shown nothing yet", what, []string{"near", "far"}[i])
+				}
+				return ""
+			})
+		}
+	}
 	say := func(n *meshNode, headers []esl.Header) {
 		t.Helper()
 		if err := n.conn.SendEvent(t.Context(), "PRESENCE_IN", headers, nil); err != nil {
@@ -162,7 +173,7 @@ func TestScenarioStatuses(t *testing.T) {
 	for _, c := range []struct{ proto, from, watched string }{
 		{"sip", "1002@" + tenant, "1002"}, {"dnd", "1002@" + tenant, "dnd+1002"}, {"flow", "flow+*31@" + tenant, "flow+*31"},
 		{"sip", "5901@" + tenant, "5901"}, {"park", "5902@" + tenant, "park+5902"}, {"agent", "1002@" + tenant, "agent+1002"},
-		{"voicemail", "1002@" + tenant, "voicemail+1002"},
+		{"voicemail", "1002@" + tenant, "voicemail+1002"}, {"sip", "5/9@" + tenant, "5/9"},
 	} {
 		for range 2 {
 			say(lon, status(c.proto, c.from, sipwire.NewCallID(), true))
@@ -171,6 +182,18 @@ func TestScenarioStatuses(t *testing.T) {
 			same("off", c.watched, "terminated")
 		}
 	}
+
+	t.Log("nobody can watch a user with a + within, and who comes behind it is another one")
+	say(lon, status("flow", "flow+b+c@"+tenant, sipwire.NewCallID(), true))
+	say(lon, status("flow", "flow+*31@"+tenant, sipwire.NewCallID(), true))
+	same("on, after it", "flow+*31", "confirmed")
+	for i, s := range subs["flow+c"] {
+		if len(s.Notifies()) > 0 {
+			t.Errorf("flow+c: %s was shown %q", []string{"near", "far"}[i], last(s))
+		}
+	}
+	say(lon, status("flow", "flow+*31@"+tenant, sipwire.NewCallID(), false))
+	same("off", "flow+*31", "terminated")
 
 	t.Log("a status stays lit, for late subscribers too, until it is ended on the other node")
 	say(lon, status("sip", "1002@"+tenant, "c0ffee00-0000-4000-8000-000000000001", true))

@@ -191,6 +191,12 @@ func TestScenarioRows(t *testing.T) {
 	}
 	n.dial()
 	t.Log("rows back after", n.contact("1002@a.test.example", meshContact("1002@a.test.example", london)))
+	eventually(t, 5*time.Second, func() string {
+		if got := n.rows(); len(got) != 4 {
+			return fmt.Sprintf("%d rows of 4: %q", len(got), got)
+		}
+		return ""
+	})
 
 	t.Log("a stopped daemon leaves its rows, the next one finds them")
 	stop()

@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"pbxmesh/internal/sofia"
 )
 
 // Errors of reading the mesh profile's rows.
@@ -26,61 +28,24 @@ type switchRow struct {
 	left    time.Duration // until it expires; 0 when unknown
 }
 
-// scanSnapshot calls fn for every registration of an xmlstatus reply, in its
-// order, without building a tree: 50,000 rows are some 40 MB. A reply that is cut
-// off is an error before fn is called, because what it lacks would look lost.
+// scanSnapshot calls fn for every registration of an xmlstatus reply, in its order. A
+// reply that is cut off is an error before fn is called, because what it lacks would look
+// lost.
 func scanSnapshot(reply string, fn func(switchRow)) error {
-	if strings.HasPrefix(strings.TrimSpace(reply), "Invalid Profile") {
-		return errNoProfile
-	}
-	_, rest, ok := strings.Cut(reply, "<registrations>")
-	if !ok {
-		return fmt.Errorf("%w: no <registrations>", errSnapshot)
-	}
-	end := strings.LastIndex(rest, "</registrations>")
-	if end < 0 {
+	if !strings.HasPrefix(strings.TrimSpace(reply), "Invalid Profile") && !strings.Contains(reply, "</registrations>") {
 		return fmt.Errorf("%w: it is cut off", errSnapshot)
 	}
-	rest = rest[:end]
-	for {
-		_, after, ok := strings.Cut(rest, "<registration>")
-		if !ok {
-			return nil
-		}
-		block, after, ok := strings.Cut(after, "</registration>")
-		if !ok {
-			return fmt.Errorf("%w: a registration does not end", errSnapshot)
-		}
-		rest = after
-		fn(switchRow{
-			callID:  element(block, "call-id"),
-			user:    element(block, "user"),
-			contact: element(block, "contact"),
-			agent:   element(block, "agent"),
-			host:    element(block, "host"),
-			left:    expirySeconds(element(block, "status")),
-		})
+	err := sofia.Rows(reply, "", func(r sofia.Row) {
+		fn(switchRow{callID: r.CallID, user: r.User, contact: r.Contact, agent: r.Agent, host: r.Host, left: expirySeconds(r.Status)})
+	})
+	switch {
+	case errors.Is(err, sofia.ErrProfile):
+		return errNoProfile
+	case err != nil:
+		return fmt.Errorf("%w: %w", errSnapshot, err)
 	}
+	return nil
 }
-
-// element returns the text of the first <name> in block, "" without one.
-func element(block, name string) string {
-	_, rest, ok := strings.Cut(block, "<"+name+">")
-	if !ok {
-		return ""
-	}
-	text, _, ok := strings.Cut(rest, "</"+name+">")
-	if !ok {
-		return ""
-	}
-	if strings.IndexByte(text, '&') < 0 {
-		return text
-	}
-	return unescape.Replace(text)
-}
-
-// unescape undoes what the switch escapes.
-var unescape = strings.NewReplacer("&quot;", `"`, "&lt;", "<", "&gt;", ">", "&apos;", "'", "&#39;", "'", "&amp;", "&")
 
 // expirySeconds reads "... expsecs(299)"; a missing or negative one is 0.
 func expirySeconds(status string) time.Duration {

@@ -52,12 +52,13 @@ func userLamp(aor pbxmesh.AOR) lampKey { return lampKey{protoSIP, aor.String()} 
 
 func (k lampKey) String() string { return k.proto + "|" + k.addr }
 
-// watched reads whom an event is about: "1002@a.test", "flow+*31@a.test".
+// watched reads whom an event is about: "1002@a.test", "flow+*31@a.test". Nobody can watch
+// a user with a "+" within: mod_sofia takes what follows it for a domain.
 func watched(proto, from string) (lampKey, bool) {
 	from = strings.TrimPrefix(from, "sip:")
 	addr := bare(from)
 	_, host, ok := strings.Cut(addr, "@")
-	if !ok || len(from) > maxField || len(proto) > pbxmesh.MaxUserLen || clean(from+proto) != from+proto || strings.ContainsRune(proto, '|') {
+	if !ok || strings.IndexByte(addr, '+') > 0 || len(from) > maxField || len(proto) > pbxmesh.MaxUserLen || clean(from+proto) != from+proto || strings.ContainsRune(proto, '|') {
 		return lampKey{}, false
 	}
 	if _, err := pbxmesh.NewAOR("0", host); err != nil {
