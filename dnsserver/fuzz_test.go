@@ -72,7 +72,7 @@ func FuzzUDP(f *testing.F) {
 			if len(slow.reply) > limit {
 				t.Fatalf("%d bytes in answer to %d, at most %d are allowed", len(slow.reply), len(packet), limit)
 			}
-			if cut := slow.cut(buf); len(cut) > len(packet)+serverCookieSize {
+			if cut := slow.cut(buf, len(packet)); len(cut) > len(packet)+serverCookieSize {
 				t.Fatalf("%d bytes in answer to %d above the rate limit", len(cut), len(packet))
 			}
 		}

@@ -66,7 +66,7 @@ func (w *worker) respond(buf, packet []byte, client netip.Addr, now time.Time) (
 	switch w.r.rate.judge(client, int(res.reply[3]&0xf), now) {
 	case slip:
 		w.r.zone.stats.rateSlips.Add(1)
-		return res.cut(buf)
+		return res.cut(buf, len(packet))
 	case drop:
 		w.r.zone.stats.rateDrops.Add(1)
 		return nil
@@ -277,8 +277,9 @@ func endsInOPT(wire []byte) bool {
 
 // cut makes the reply to a query above the rate limit, no longer than the query but
 // for a cookie: a client that is where it says comes back by TCP, or with the cookie
-// (RFC 7873 section 5.2.3: BADCOOKIE), and is then not limited.
-func (res *response) cut(buf []byte) []byte {
+// (RFC 7873 section 5.2.3: BADCOOKIE), and is then not limited. A query of length bytes
+// whose name was compressed gets none, because that is written out.
+func (res *response) cut(buf []byte, length int) []byte {
 	reply := res.reply
 	end := headerSize
 	if binary.BigEndian.Uint16(reply[4:]) == 1 {
@@ -293,16 +294,18 @@ func (res *response) cut(buf []byte) []byte {
 	if res.state == cookieNone || !res.edns {
 		out[2] |= 0x02 // TC
 	}
-	if !res.edns {
-		return out
+	if res.edns {
+		out[11] = 1
+		out = append(out, 0, 0, byte(dns.TypeOPT), MaxUDPSize>>8, MaxUDPSize&0xff, 0, 0, 0, 0, 0, 0)
+		if res.state != cookieNone {
+			out[3] |= dns.RcodeBadCookie & 0xf
+			out[len(out)-6] = dns.RcodeBadCookie >> 4
+			out[len(out)-1] = 4 + cookieSize
+			out = append(appendOption(out, dns.EDNS0COOKIE, cookieSize), res.cookie[:]...)
+		}
 	}
-	out[11] = 1
-	out = append(out, 0, 0, byte(dns.TypeOPT), MaxUDPSize>>8, MaxUDPSize&0xff, 0, 0, 0, 0, 0, 0)
-	if res.state != cookieNone {
-		out[3] |= dns.RcodeBadCookie & 0xf
-		out[len(out)-6] = dns.RcodeBadCookie >> 4
-		out[len(out)-1] = 4 + cookieSize
-		out = append(appendOption(out, dns.EDNS0COOKIE, cookieSize), res.cookie[:]...)
+	if len(out) > length+serverCookieSize {
+		return nil
 	}
 	return out
 }
