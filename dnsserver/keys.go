@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"pbxmesh/internal/reload"
 )
 
 // keyTTL is that of DNSKEY, CDS and CDNSKEY records, and of the DS records that are
@@ -128,7 +130,7 @@ func keyFiles(dir string) ([]string, error) {
 }
 
 func readKey(base, zone string) (*Key, error) {
-	public, err := readFile(base+".key", maxKeyFile)
+	public, err := reload.ReadFile(base+".key", maxKeyFile)
 	if err != nil {
 		return nil, err
 	}
@@ -161,7 +163,7 @@ func (k *Key) readPrivate() error {
 	if perm := info.Mode().Perm(); perm&0o007 != 0 {
 		return fmt.Errorf("%s is open to every user (mode %04o): run chmod o-rwx %s, and replace the key", file, perm, file)
 	}
-	src, err := readFile(file, maxKeyFile)
+	src, err := reload.ReadFile(file, maxKeyFile)
 	if err != nil {
 		return err
 	}

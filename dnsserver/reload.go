@@ -3,10 +3,10 @@ package dnsserver
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"os"
 	"time"
+
+	"pbxmesh/internal/reload"
 )
 
 // pollFiles is how often Run looks whether a file changed.
@@ -89,29 +89,11 @@ func (z *Zone) pollZoneFile() error {
 }
 
 func (z *Zone) readZoneFile(file string) (*static, error) {
-	src, err := readFile(file, maxZoneFile)
+	src, err := reload.ReadFile(file, maxZoneFile)
 	if err != nil {
 		return nil, err
 	}
 	return z.parseStatic(src, file)
-}
-
-// readFile reads a regular file of at most limit bytes.
-func readFile(file string, limit int64) ([]byte, error) {
-	info, err := os.Stat(file)
-	if err == nil && !info.Mode().IsRegular() { // opening a pipe would wait for a writer
-		return nil, fmt.Errorf("%s is no regular file", file)
-	}
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	src, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err == nil && int64(len(src)) > limit {
-		err = fmt.Errorf("%s is larger than %d bytes", file, limit)
-	}
-	return src, err
 }
 
 func stat(file string) fileState {

@@ -28,6 +28,7 @@ var rules = []struct {
 	{"dnsserver", []string{"registry", "router", "failover", "fixtures", "cmd", "internal/app", "internal/config", "internal/control", "internal/demo", "internal/doctor", "internal/esl", "internal/fsconf"}, "the name server reads one Mesh and can stand alone; internal/udpbatch knows no protocol"},
 	{"fixtures", []string{"registry", "router", "failover", "dnsserver", "cmd", "internal"}, "fixtures stand for the outside world, with wire code of their own"},
 	{"internal/udpbatch", []string{"registry", "router", "failover", "dnsserver", "fixtures", "cmd", "internal"}, "packets in batches are below every protocol"},
+	{"internal/reload", []string{"registry", "router", "failover", "dnsserver", "fixtures", "cmd", "internal"}, "files that are read again are below everything that uses them"},
 	{"internal/esl", []string{"registry", "router", "failover", "dnsserver", "fixtures", "cmd", "internal/app", "internal/config", "internal/control", "internal/demo"}, "the event socket is below everything"},
 	{"internal/config", []string{"registry", "router", "failover", "dnsserver", "fixtures", "cmd", "internal/app", "internal/control", "internal/demo", "internal/esl"}, "configuration knows package pbxmesh only"},
 	{"internal/control", []string{"registry", "router", "failover", "dnsserver", "fixtures", "cmd", "internal/app", "internal/config", "internal/demo", "internal/esl"}, "control types know package pbxmesh only"},

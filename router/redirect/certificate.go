@@ -4,46 +4,27 @@ import (
 	"crypto/tls"
 	"fmt"
 	"log/slog"
-	"sync/atomic"
+
+	"pbxmesh/internal/reload"
 )
 
 // certificate is the server's, read again when its files change: one that is
 // renewed every few weeks must not need a restart.
-type certificate struct {
-	certFile, keyFile string
-	log               *slog.Logger
-	seen              [2]fileState // the poller's alone
-	current           atomic.Pointer[tls.Certificate]
-}
+type certificate struct{ pair *reload.KeyPair }
 
 func newCertificate(certFile, keyFile string, log *slog.Logger) (*certificate, error) {
-	c := &certificate{certFile: certFile, keyFile: keyFile, log: log}
-	c.seen = [2]fileState{stat(certFile), stat(keyFile)}
-	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
+	pair, err := reload.NewKeyPair("router.redirect.cert_file", certFile, keyFile, log)
 	if err != nil {
-		return nil, fmt.Errorf("redirect: certificate %s with key %s: %w", certFile, keyFile, err)
+		return nil, fmt.Errorf("redirect: %w", err)
 	}
-	c.current.Store(&pair)
-	return c, nil
+	return &certificate{pair}, nil
 }
 
-// poll reads the files when they changed. A pair that cannot be read leaves the
-// older one in place, and is told once: the two files change one after the other.
-func (c *certificate) poll() {
-	now := [2]fileState{stat(c.certFile), stat(c.keyFile)}
-	if now == c.seen {
-		return
-	}
-	c.seen = now
-	pair, err := tls.LoadX509KeyPair(c.certFile, c.keyFile)
-	if err != nil {
-		c.log.Error("the certificate is not read, the older one stays in force", "file", c.certFile, "err", err)
-		return
-	}
-	c.current.Store(&pair)
-	c.log.Info("certificate read", "file", c.certFile)
-}
+// poll reads the files. A pair that cannot be read leaves the older one in place.
+func (c *certificate) poll() { c.pair.Now() }
 
+// get reads nothing: strangers ask it.
 func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	return c.current.Load(), nil
+	pair := c.pair.Last()
+	return &pair, nil
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"strings"
@@ -12,6 +11,7 @@ import (
 	"time"
 
 	"pbxmesh"
+	"pbxmesh/internal/reload"
 )
 
 // Bounds of a table of numbers.
@@ -155,21 +155,9 @@ func stat(file string) fileState {
 }
 
 func readNumbers(file string) (map[string]pbxmesh.AOR, error) {
-	info, err := os.Stat(file)
-	if err == nil && !info.Mode().IsRegular() { // opening a pipe would wait for a writer
-		return nil, fmt.Errorf("table of numbers: %s is no regular file", file)
-	}
-	f, err := os.Open(file)
+	src, err := reload.ReadFile(file, maxNumbersFile)
 	if err != nil {
 		return nil, fmt.Errorf("table of numbers: %w", err)
-	}
-	defer f.Close()
-	src, err := io.ReadAll(io.LimitReader(f, maxNumbersFile+1))
-	if err != nil {
-		return nil, fmt.Errorf("table of numbers: %w", err)
-	}
-	if len(src) > maxNumbersFile {
-		return nil, fmt.Errorf("table of numbers: %s is larger than %d bytes", file, maxNumbersFile)
 	}
 	table, err := ParseNumbers(src)
 	if err != nil {
