@@ -33,6 +33,12 @@ type Options struct {
 	// the name that is dialled is verified.
 	TLS *tls.Config
 
+	// Secrets, when not nil, is asked at each new connection and stands for Password,
+	// SentinelPassword and TLS, which may so change while the store is open. What was
+	// connected stays so. It is called by several goroutines at a time, more than once
+	// for a connection, and should not block.
+	Secrets func() Secrets
+
 	// Prefix starts every key; letters, digits, '.', '-' and '_'. Default
 	// "pbxmesh". Two meshes on one Redis need two prefixes.
 	Prefix string
@@ -97,9 +103,10 @@ func (discard) Printf(context.Context, string, ...any) {}
 
 // client returns a client that has not dialled yet.
 func (o *Options) client() (redis.UniversalClient, error) {
+	d := &dialer{o: o}
 	u := redis.UniversalOptions{
 		// The cluster client appends to the slice it was given.
-		Addrs: slices.Clone(o.Addresses), Username: o.Username, Password: o.Password, TLSConfig: o.TLS,
+		Addrs: slices.Clone(o.Addresses), Dialer: d.dial, CredentialsProviderContext: d.credentials,
 		ClientName: "pbxmesh", Protocol: 2, DisableIdentity: true,
 		DialTimeout: o.Timeout, ReadTimeout: o.Timeout, WriteTimeout: o.Timeout, PoolTimeout: o.Timeout,
 		// Without it a deadline of ours would not reach the connection.
@@ -118,19 +125,16 @@ func (o *Options) client() (redis.UniversalClient, error) {
 		if err != nil {
 			return nil, fmt.Errorf("redis: %w", err)
 		}
+		d.url = p
 		s := u.Simple()
 		s.Network, s.Addr, s.DB = p.Network, p.Addr, p.DB
-		if s.Username == "" && s.Password == "" {
-			s.Username, s.Password = p.Username, p.Password
-		}
-		if s.TLSConfig == nil {
-			s.TLSConfig = p.TLSConfig
-		}
 		return redis.NewClient(s), nil
 	case len(o.SentinelAddresses) > 0:
 		u.Addrs, u.MasterName = slices.Clone(o.SentinelAddresses), o.SentinelMaster
-		u.SentinelUsername, u.SentinelPassword = o.SentinelUsername, o.SentinelPassword
-		return redis.NewFailoverClient(u.Failover()), nil
+		u.Dialer = d.dialSentinel
+		client := redis.NewFailoverClient(u.Failover())
+		client.AddHook(primaryDials{})
+		return client, nil
 	default:
 		return redis.NewClusterClient(u.Cluster()), nil
 	}
