@@ -58,6 +58,7 @@ type App struct {
 	now  func() time.Time
 
 	backend   registry.Backend
+	files     *storeFiles // of the store; nil when it has none
 	publisher *publisher
 	replica   *registry.Replica
 	syncer    *registry.Sync
@@ -76,10 +77,10 @@ type App struct {
 	web       *dialplan.Server // nil without a node or listener
 	ranker    *ranker
 	dns       *dnsserver.Server
-	cookies   *dnsserver.Cookies // nil: of the name server alone
-	pdns      *pdns.Server       // nil without a listener
-	zone      *dnsserver.Zone    // nil without a name server
-	redirect  *redirect.Server   // nil without a listener
+	cookies   *cookieSecrets   // nil: of the name server alone
+	pdns      *pdns.Server     // nil without a listener
+	zone      *dnsserver.Zone  // nil without a name server
+	redirect  *redirect.Server // nil without a listener
 	api       *http.Server
 
 	hookListener, apiListener, webListener, pdnsListener net.Listener

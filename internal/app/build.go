@@ -21,11 +21,11 @@ import (
 func (a *App) buildRegistry() error {
 	a.backend = a.opts.Backend
 	if a.backend == nil {
-		backend, err := OpenStore(&a.cfg.Registry)
+		backend, files, err := openStore(&a.cfg.Registry, a.log)
 		if err != nil {
 			return fmt.Errorf("registry: %w", err)
 		}
-		a.backend = backend
+		a.backend, a.files = backend, files
 		a.teardowns.push("registry store", func(context.Context) error { return backend.Close() })
 	}
 	a.publisher = &publisher{Records: a.backend, to: a.backend}
@@ -162,6 +162,9 @@ func (a *App) buildAPI() error {
 // Start lets every part work. Parts that others read from come first, so that
 // nothing answers from an empty picture when it need not.
 func (a *App) Start() error {
+	if a.files != nil {
+		a.task("files of the registry", a.files.watch)
+	}
 	a.task("registry sync", a.syncer.Run)
 	if a.writer != nil {
 		a.task("registry writer", a.writer.Run)
@@ -197,7 +200,7 @@ func (a *App) Start() error {
 		a.task("name server", a.dns.Run)
 	}
 	if a.cookies != nil {
-		a.task("cookie secrets", func(ctx context.Context) error { a.followCookieSecrets(ctx); return nil })
+		a.task("cookie secrets", a.followCookieSecrets)
 	}
 	if a.api != nil {
 		a.task("control API", func(context.Context) error {

@@ -2,12 +2,14 @@ package app
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"pbxmesh/dnsserver"
 	"pbxmesh/internal/config"
+	"pbxmesh/internal/reload"
 )
 
 // rateLimit carries the limits into the words of the name server, where 0 stands for
@@ -22,59 +24,51 @@ func rateLimit(c *config.RateLimit) *dnsserver.RateLimit {
 	return &dnsserver.RateLimit{Answers: off(c.Answers), NXDomain: off(c.NXDomain), Errors: off(c.Errors), Slip: off(c.Slip), Exempt: c.Exempt}
 }
 
-// pollSecrets is how often the secrets of cookies are read again: an operator replaces
-// them on all name servers by and by, without a restart.
+// pollSecrets is how often passwords, secrets and certificates are read again: an operator
+// replaces them on all machines by and by, without a restart.
 const pollSecrets = 10 * time.Second
+
+// cookieSecrets is the maker of cookies with the secrets that it was given last.
+type cookieSecrets struct {
+	cookies *dnsserver.Cookies
+	files   *reload.Value[[2]dnsserver.CookieSecret, [2]dnsserver.CookieSecret]
+}
 
 // buildCookies returns the maker of cookies; nil leaves a random secret to the name
 // server.
 func (a *App) buildCookies() (*dnsserver.Cookies, error) {
-	if a.cfg.DNS.Cookie.SecretFile == "" {
+	c := a.cfg.DNS.Cookie
+	if c.SecretFile == "" {
 		return nil, nil //nolint:nilnil // no secret is no failure
 	}
-	secrets, err := a.cookieSecrets()
+	files, err := reload.New(reload.Options[[2]dnsserver.CookieSecret, [2]dnsserver.CookieSecret]{
+		Name: "dns.cookie.secret_file", Logger: a.log, Make: reload.As[[2]dnsserver.CookieSecret],
+		Read: func() (secrets [2]dnsserver.CookieSecret, err error) {
+			current, err := config.ReadCookieSecret(c.SecretFile)
+			accepted := current
+			if err == nil && c.AcceptFile != "" {
+				accepted, err = config.ReadCookieSecret(c.AcceptFile)
+			}
+			return [2]dnsserver.CookieSecret{current, accepted}, err
+		},
+	})
 	if err != nil {
 		return nil, err
 	}
-	a.cookies = dnsserver.NewCookies(secrets[0], secrets[1:]...)
-	return a.cookies, nil
+	a.cookies = &cookieSecrets{new(dnsserver.Cookies), files}
+	a.cookies.set(files.Last())
+	return a.cookies.cookies, nil
 }
 
-func (a *App) cookieSecrets() ([]dnsserver.CookieSecret, error) {
-	var secrets []dnsserver.CookieSecret
-	for _, file := range []config.SecretFile{a.cfg.DNS.Cookie.SecretFile, a.cfg.DNS.Cookie.AcceptFile} {
-		if file == "" {
-			continue
-		}
-		s, err := config.ReadCookieSecret(file)
-		if err != nil {
-			return nil, err
-		}
-		secrets = append(secrets, s)
-	}
-	return secrets, nil
+func (c *cookieSecrets) set(secrets [2]dnsserver.CookieSecret) {
+	some := slices.Compact(secrets[:])
+	c.cookies.Set(some[0], some[1:]...)
 }
 
 // followCookieSecrets reads the secrets again now and then, until ctx ends. While a
 // file is wrong the older secrets stay in force.
-func (a *App) followCookieSecrets(ctx context.Context) {
-	tick := time.NewTicker(pollSecrets)
-	defer tick.Stop()
-	failing := false
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		secrets, err := a.cookieSecrets()
-		if err == nil {
-			a.cookies.Set(secrets[0], secrets[1:]...)
-		} else if !failing {
-			a.log.Error("the secrets of DNS cookies are not read, the older ones stay in force", "err", err)
-		}
-		failing = err != nil
-	}
+func (a *App) followCookieSecrets(ctx context.Context) error {
+	return every(ctx, pollSecrets, func() { a.cookies.set(a.cookies.files.Now()) })
 }
 
 var (

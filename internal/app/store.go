@@ -1,69 +1,114 @@
 package app
 
 import (
+	"context"
 	"crypto/tls"
-	"crypto/x509"
-	"errors"
 	"fmt"
-	"os"
+	"log/slog"
 
 	"pbxmesh/internal/config"
+	"pbxmesh/internal/reload"
 	"pbxmesh/registry"
 	"pbxmesh/registry/memory"
 	"pbxmesh/registry/redisstore"
 )
 
-// tlsConfig reads the files of cfg; nil when connections are made without TLS.
-func tlsConfig(cfg *config.Registry) (*tls.Config, error) {
-	if !cfg.UseTLS() {
-		return nil, nil
-	}
-	out := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: cfg.TLS.ServerName}
-	if cfg.TLS.CAFile != "" {
-		pem, err := os.ReadFile(string(cfg.TLS.CAFile))
+// storeFiles are the files of the section registry that may be replaced while the daemon
+// runs. Each stands for itself: one that cannot be used keeps no other one old.
+type storeFiles struct {
+	password, sentinelPassword *reload.Value[string, string]
+
+	tls        bool
+	serverName string
+	ca         *reload.Pool    // nil: the system's, which are read once
+	pair       *reload.KeyPair // nil: no client certificate
+}
+
+func openStoreFiles(cfg *config.Registry, log *slog.Logger) (*storeFiles, error) {
+	f := &storeFiles{tls: cfg.UseTLS(), serverName: cfg.TLS.ServerName}
+	for _, s := range []struct {
+		to   **reload.Value[string, string]
+		name string
+		file config.SecretFile
+	}{
+		{&f.password, "registry.password_file", cfg.PasswordFile},
+		{&f.sentinelPassword, "registry.sentinel.password_file", cfg.Sentinel.PasswordFile},
+	} {
+		var err error
+		*s.to, err = reload.New(reload.Options[string, string]{Name: s.name, Read: s.file.Read, Make: reload.As[string], Logger: log})
 		if err != nil {
-			return nil, fmt.Errorf("read the registry's CA: %w", err)
+			return nil, fmt.Errorf("%s: %w", s.name, err)
 		}
-		out.RootCAs = x509.NewCertPool()
-		if !out.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("read the registry's CA: %w", errors.New("no certificate in "+string(cfg.TLS.CAFile)))
+	}
+	if !f.tls {
+		return f, nil
+	}
+	var err error
+	if cfg.TLS.CAFile != "" {
+		if f.ca, err = reload.NewPool("registry.tls.ca_file", string(cfg.TLS.CAFile), log); err != nil {
+			return nil, fmt.Errorf("registry.tls.ca_file: %w", err)
 		}
 	}
 	if cfg.TLS.CertFile != "" {
-		pair, err := tls.LoadX509KeyPair(string(cfg.TLS.CertFile), string(cfg.TLS.KeyFile))
-		if err != nil {
-			return nil, fmt.Errorf("read the registry's client certificate: %w", err)
+		if f.pair, err = reload.NewKeyPair("registry.tls.cert_file", string(cfg.TLS.CertFile), string(cfg.TLS.KeyFile), log); err != nil {
+			return nil, fmt.Errorf("registry.tls.cert_file: %w", err)
 		}
-		out.Certificates = []tls.Certificate{pair}
 	}
-	return out, nil
+	return f, nil
+}
+
+// now reads the files and returns what a connection that is made now uses.
+func (f *storeFiles) now() redisstore.Secrets {
+	s := redisstore.Secrets{Password: f.password.Now(), SentinelPassword: f.sentinelPassword.Now()}
+	if !f.tls {
+		return s
+	}
+	s.TLS = &tls.Config{MinVersion: tls.VersionTLS12, ServerName: f.serverName}
+	if f.ca != nil {
+		s.TLS.RootCAs = f.ca.Now()
+	}
+	if f.pair != nil {
+		s.TLS.Certificates = []tls.Certificate{f.pair.Now()}
+	}
+	return s
+}
+
+// watch reads the files now and then until ctx ends, for the log alone: connections last,
+// and an operator who replaced a file wants to know whether it will do.
+func (f *storeFiles) watch(ctx context.Context) error {
+	return every(ctx, pollSecrets, func() { f.now() })
 }
 
 // OpenStore returns the backend that cfg names. It connects to nothing: a store
 // that is away is found away by its users, who retry.
 func OpenStore(cfg *config.Registry) (registry.Backend, error) {
+	backend, _, err := openStore(cfg, nil)
+	return backend, err
+}
+
+// openStore is OpenStore for who logs what becomes of the files; they are nil when the
+// store has none.
+func openStore(cfg *config.Registry, log *slog.Logger) (registry.Backend, *storeFiles, error) {
 	if cfg.Mode() == config.ModeMemory {
-		return memory.New(memory.Options{}), nil
+		return memory.New(memory.Options{}), nil, nil
+	}
+	files, err := openStoreFiles(cfg, log)
+	if err != nil {
+		return nil, nil, err
 	}
 	o := redisstore.Options{
 		Addresses: addresses(cfg.Addresses), SentinelAddresses: addresses(cfg.Sentinel.Addresses),
 		SentinelMaster: cfg.Sentinel.Master, SentinelUsername: cfg.Sentinel.Username,
-		Username: cfg.Username, Prefix: cfg.KeyPrefix,
+		Username: cfg.Username, Prefix: cfg.KeyPrefix, Secrets: files.now,
 	}
 	if cfg.Mode() == config.ModeSingle {
 		o.URL = string(cfg.URL)
 	}
-	var err error
-	if o.Password, err = cfg.PasswordFile.Read(); err != nil {
-		return nil, fmt.Errorf("registry.password_file: %w", err)
+	store, err := redisstore.New(o)
+	if err != nil {
+		return nil, nil, err
 	}
-	if o.SentinelPassword, err = cfg.Sentinel.PasswordFile.Read(); err != nil {
-		return nil, fmt.Errorf("registry.sentinel.password_file: %w", err)
-	}
-	if o.TLS, err = tlsConfig(cfg); err != nil {
-		return nil, err
-	}
-	return redisstore.New(o)
+	return store, files, nil
 }
 
 func addresses(list []config.HostPort) []string {
