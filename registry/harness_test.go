@@ -147,6 +147,7 @@ type daemon struct {
 
 type tuning struct {
 	owner, stateFile string
+	lock             string        // ID of the lock that it holds
 	off              time.Duration // how far its clock is ahead
 	renew            time.Duration // a lease lasts ten of them
 	timeout          time.Duration
@@ -199,8 +200,8 @@ func start(t testing.TB, id pbxmesh.NodeID, store registry.Backend, tune tuning)
 	if id != "" {
 		d.w, err = registry.NewWriter(registry.WriterOptions{
 			Node:    pbxmesh.Node{ID: id, Mesh: netip.MustParseAddrPort("127.0.0.1:5090")},
-			Replica: d.r, Backend: d.link, Owner: tune.owner, LeaseTTL: 10 * tune.renew, RenewEvery: tune.renew,
-			CheckEvery: check, Linger: time.Millisecond, BatchSize: 16, Timeout: tune.timeout, BackoffMax: backoff, Now: d.now,
+			Replica: d.r, Backend: d.link, Owner: tune.owner, Lock: tune.lock, LeaseTTL: 10 * tune.renew, RenewEvery: tune.renew,
+			CheckEvery: check, Linger: time.Millisecond, BatchSize: 16, Timeout: tune.timeout, BackoffMax: backoff, Now: d.now, Logger: logger,
 		})
 		if err != nil {
 			t.Fatal(err)

@@ -15,6 +15,7 @@ const (
 	MaxMembers         = 1024 // nodes
 	MaxNameLen         = 128  // owner, instance, epoch, software
 	maxAddresses       = 16
+	maxLockLen         = 64
 )
 
 // SwitchState is what a node's own daemon says about its switch.
@@ -42,8 +43,8 @@ type Lease struct {
 	Node pbxmesh.NodeID `json:"node"`
 
 	// Instance is new with every start of a daemon. A live lease keeps every
-	// other one away, but one that puts this one's name in Over. Owner names the
-	// daemon across its restarts (its host name).
+	// other one away, but one that puts this one's name in Over. Owner tells people
+	// whose it is (a host name).
 	Owner    string `json:"owner"`
 	Instance string `json:"instance"`
 
@@ -66,8 +67,8 @@ type Lease struct {
 	// leases of older versions. Records expire by that clock.
 	Clock int64 `json:"clock,omitempty"`
 
-	// Over is the instance of the same owner whose lease may be replaced because
-	// it stopped renewing it. It is said to the store and not stored.
+	// Over is the instance whose lease may be replaced because it is known to be
+	// gone. It is said to the store and not stored.
 	Over string `json:"-"`
 }
 

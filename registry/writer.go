@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -27,11 +28,14 @@ type WriterOptions struct {
 		Records
 	}
 
-	// Owner names this daemon across restarts; default: the host name. While
-	// another daemon holds the node's lease, this one does not publish. A lease of
-	// the same owner that nobody renews any more is its own from before a restart,
-	// and is taken over after three renewals that did not come.
+	// Owner tells others whose the lease is; default: the host name. While another
+	// daemon holds the node's lease, this one does not publish.
 	Owner string
+
+	// Lock is the ID of the NodeLock that the caller holds for as long as the writer
+	// runs: a lease that was written under the same one is of a former life of this
+	// daemon, and is taken over at once. Without one a lease has to end.
+	Lock string
 
 	LeaseTTL   time.Duration // default 5 s
 	RenewEvery time.Duration // default 1 s, jittered by a tenth; at most half of LeaseTTL
@@ -82,6 +86,9 @@ func (o *WriterOptions) setDefaults() error {
 		if o.Owner, _ = os.Hostname(); !printable(o.Owner) || len(o.Owner) > MaxNameLen {
 			o.Owner = "unnamed"
 		}
+	}
+	if len(o.Lock) > maxLockLen || !printable(o.Lock) || strings.Contains(o.Lock, ".") {
+		return fmt.Errorf("registry writer: %s is no ID of a lock", show(o.Lock))
 	}
 	setDefault(&o.LeaseTTL, 5*time.Second)
 	setDefault(&o.RenewEvery, min(time.Second, o.LeaseTTL/2))
@@ -137,12 +144,17 @@ type Writer struct {
 	// fenced is until when nothing is tried: by then whoever took the node over
 	// has renewed its lease, or does not exist any more.
 	fenced time.Time
-	rival  rival
-	beats  uint64
-	lease  SwitchState
-	node   pbxmesh.Node
-	told   bool // the announcement is in the store
-	status WriterStatus
+	// former begins the names of this daemon's former instances. "" without a lock, and
+	// from its own first lease on: whoever has one afterwards is another daemon.
+	former  string
+	over    string    // the former instance whose lease may be replaced; see Lease.Over
+	refused time.Time // since when others hold the node; zero: they do not
+	rival   bool      // the log says that another daemon lives
+	beats   uint64
+	lease   SwitchState
+	node    pbxmesh.Node
+	told    bool // the announcement is in the store
+	status  WriterStatus
 
 	cancel  context.CancelFunc // of Run, nil before it
 	done    chan struct{}
@@ -196,11 +208,15 @@ func NewWriter(o WriterOptions) (*Writer, error) {
 		return nil, err
 	}
 	w := &Writer{
-		o: o, instance: rand.Text(), node: o.Node,
+		o: o, node: o.Node,
 		wake: make(chan struct{}, 1), beat: make(chan struct{}, 1),
 		records: make(map[string]*own), unpublished: make(map[pbxmesh.RegistrationID]time.Time), digests: Digests{}, done: make(chan struct{}),
 		held: heldBack{seconds: make(map[int64][]*own)},
 	}
+	if o.Lock != "" {
+		w.former = o.Lock + "."
+	}
+	w.instance = w.former + rand.Text()
 	o.Replica.announce(&Announcement{Node: o.Node})
 	return w, nil
 }

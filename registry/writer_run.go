@@ -113,7 +113,7 @@ func (w *Writer) publish(ctx context.Context) error {
 	w.renewing.Lock()
 	w.mu.Lock()
 	p := Publication{
-		Node: w.node.ID, Epoch: w.epoch, Owner: w.o.Owner, Instance: w.instance, Over: w.rival.over,
+		Node: w.node.ID, Epoch: w.epoch, Owner: w.o.Owner, Instance: w.instance, Over: w.over,
 		Term: max(w.maxTerm+1, uint64(max(0, w.o.Now().UnixMilli()))), Digests: Digests{},
 		Records: make([]Record, 0, len(w.records)),
 	}
@@ -292,7 +292,7 @@ func (w *Writer) renew(ctx context.Context) error {
 		return err
 	}
 	w.mu.Lock()
-	w.rival = rival{}
+	w.leaseIsOurs()
 	w.mu.Unlock()
 	// A store that lost records has lost the members too; and one that lost
 	// nothing but them is found by telling it every now and then.
@@ -312,7 +312,7 @@ func (w *Writer) renew(ctx context.Context) error {
 func (w *Writer) currentLease() Lease {
 	w.beats++
 	l := Lease{
-		Node: w.node.ID, Owner: w.o.Owner, Instance: w.instance, Over: w.rival.over, Beat: w.beats,
+		Node: w.node.ID, Owner: w.o.Owner, Instance: w.instance, Over: w.over, Beat: w.beats,
 		Epoch: w.epoch, Switch: w.lease, TTL: w.o.LeaseTTL, Clock: min(max(0, w.o.Now().UnixMilli()), maxUnixMilli),
 	}
 	if w.term > 0 && !w.full {

@@ -1,0 +1,40 @@
+package registry
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/cespare/xxhash/v2"
+)
+
+// flock locks file without waiting and returns its ID; ErrLocked when another open file
+// holds the lock.
+//
+// The ID is made of this start of the kernel and the file's device and inode there. A
+// copy of the file is another inode; an inode that is open cannot be given to another
+// file, even when its name was removed; and a lock on one machine says nothing about
+// another, whose kernel was started at another time.
+func flock(file *os.File) (string, error) {
+	err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	switch {
+	case errors.Is(err, syscall.EWOULDBLOCK):
+		return "", ErrLocked
+	case err != nil:
+		return "", err
+	}
+	boot, bootErr := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	info, statErr := file.Stat()
+	if bootErr != nil || statErr != nil || len(boot) == 0 {
+		return "", nil
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return "", nil
+	}
+	name := fmt.Sprintf("%s %d %d", strings.TrimSpace(string(boot)), stat.Dev, stat.Ino)
+	return strconv.FormatUint(xxhash.Sum64String(name), 36), nil
+}
