@@ -57,6 +57,7 @@ type App struct {
 	log  *slog.Logger
 	now  func() time.Time
 
+	lock      string // ID of the node's lock, "" without one
 	backend   registry.Backend
 	files     *storeFiles // of the store; nil when it has none
 	publisher *publisher
@@ -91,15 +92,24 @@ type App struct {
 	failed    chan error
 }
 
-// New builds the daemon that cfg describes and binds its listeners. It starts
-// nothing and connects to nothing. On an error nothing is left behind.
+// New builds the daemon that cfg describes, locks its node and binds its listeners. It
+// starts nothing and connects to nothing, and waits up to 12 s for a former daemon of the
+// node to end. On an error nothing is left behind.
 func New(cfg *config.Config, opts Options) (*App, error) {
+	return build(context.Background(), cfg, opts)
+}
+
+// build is New; the end of ctx ends the waiting.
+func build(ctx context.Context, cfg *config.Config, opts Options) (*App, error) {
 	a := &App{cfg: cfg, opts: opts, log: opts.Logger, now: time.Now, failed: make(chan error, 1)}
 	if a.log == nil {
 		a.log = slog.New(slog.DiscardHandler)
 	}
-	for _, build := range []func() error{a.buildRegistry, a.buildFailover, a.buildDrain, a.buildWishes, a.buildFeed, a.buildBindings, a.buildACL, a.buildNative, a.buildHook, a.buildHTTP, a.buildLatency, a.buildDNS, a.buildPDNS, a.buildRedirect, a.buildAPI} {
-		if err := build(); err != nil {
+	if err := a.lockNode(ctx); err != nil {
+		return nil, err
+	}
+	for _, part := range []func() error{a.buildRegistry, a.buildFailover, a.buildDrain, a.buildWishes, a.buildFeed, a.buildBindings, a.buildACL, a.buildNative, a.buildHook, a.buildHTTP, a.buildLatency, a.buildDNS, a.buildPDNS, a.buildRedirect, a.buildAPI} {
+		if err := part(); err != nil {
 			return nil, errors.Join(err, a.teardowns.unwind(context.Background()))
 		}
 	}
@@ -108,7 +118,10 @@ func New(cfg *config.Config, opts Options) (*App, error) {
 
 // Run starts the daemon, waits until ctx ends or a part fails, and stops it.
 func Run(ctx context.Context, cfg *config.Config, opts Options) error {
-	a, err := New(cfg, opts)
+	a, err := build(ctx, cfg, opts)
+	if errors.Is(err, context.Canceled) {
+		return nil // told to end before it began
+	}
 	if err != nil {
 		return err
 	}

@@ -54,7 +54,7 @@ func (a *App) buildRegistry() error {
 		return nil
 	}
 	a.writer, err = registry.NewWriter(registry.WriterOptions{
-		Node: a.cfg.Announcement(), Replica: a.replica, Backend: a.publisher, Owner: a.cfg.Owner(),
+		Node: a.cfg.Announcement(), Replica: a.replica, Backend: a.publisher, Owner: a.cfg.Owner(), Lock: a.lock,
 		LeaseTTL: a.cfg.Registry.LeaseTTL, RenewEvery: a.cfg.Registry.LeaseRenew, Logger: a.log,
 	})
 	if err != nil {
