@@ -26,13 +26,13 @@ func flock(file *os.File) (string, error) {
 	case err != nil:
 		return "", err
 	}
-	boot, bootErr := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	info, statErr := file.Stat()
-	if bootErr != nil || statErr != nil || len(boot) == 0 {
-		return "", nil
+	info, err := file.Stat()
+	if err != nil {
+		return "", err
 	}
+	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id") // a lock without a name is a lock
 	stat, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
+	if !ok || len(boot) == 0 {
 		return "", nil
 	}
 	name := fmt.Sprintf("%s %d %d", strings.TrimSpace(string(boot)), stat.Dev, stat.Ino)

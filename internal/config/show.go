@@ -54,7 +54,7 @@ func (c *Config) Warnings() []string {
 		out = append(out, "api.listen: the token crosses the network unencrypted; use a tunnel or 127.0.0.1")
 	}
 	if r.Mode() != ModeMemory && r.StateFile == "" {
-		out = append(out, "registry.state_file is not set: after a restart while the registry is away no node is known")
+		out = append(out, "registry.state_file is not set: after a restart while the registry is away no node is known, and after a crash a node waits until its lease ends")
 	}
 	return out
 }
