@@ -73,7 +73,7 @@ type Publisher interface {
 	// still see what they saw before, or (with ErrUnavailable) the new records.
 	Publish(ctx context.Context, p Publication) (term uint64, err error)
 
-	// Append applies b, all of it or nothing, and tells the followers. b.Prev is
+	// Append applies b, all of it or nothing, and tells the subscribers. b.Prev is
 	// the highest sequence known to be in the store. Repeating a batch that was
 	// applied already does nothing and succeeds.
 	//
@@ -119,27 +119,36 @@ type Source interface {
 	// nothing about the other nodes. bad counts leases that were skipped.
 	Leases(ctx context.Context, nodes []pbxmesh.NodeID) (leases map[pbxmesh.NodeID]Lease, bad int, err error)
 
-	// Partition returns the group of nodes that one Follow can serve. It asks
-	// nobody and never changes for a node.
-	Partition(node pbxmesh.NodeID) string
+	// Subscribe calls fn with every batch that any node appends or publishes, as it is
+	// applied; first with nil, when it hears: what was before, Changes tells. It returns when
+	// ctx ends or nothing more would come; the caller then subscribes again. fn does not block,
+	// and asks the store nothing itself. A batch may be lost, and a stranger may put in some:
+	// Batch.Prev and the leases say what is missing.
+	Subscribe(ctx context.Context, fn func(*Batch)) error
+
+	// Lag is how far what was read last is behind what was written: above 0 only where a
+	// replica of the store is read.
+	Lag() time.Duration
 }
 
-// Records reads what nodes published. Readers follow other nodes' by it, and a
+// Records reads what nodes published. Readers read other nodes' by it, and a
 // writer looks whether its own stand as it published them. See Source.
 type Records interface {
-	// Snapshot calls each for every record of node, and returns from where to
-	// Follow. Records newer than the returned cursor may be among them, and a
+	// Snapshot calls each for every record of node, and returns after what to ask for
+	// Changes. Records newer than the returned cursor may be among them, and a
 	// record may come twice. each may keep the record.
 	//
 	// ErrNoNode, ErrChanged, ErrCorrupt as they say. With an error, the records
 	// seen so far are incomplete and must be dropped.
 	Snapshot(ctx context.Context, node pbxmesh.NodeID, each func(Record)) (at SnapshotInfo, err error)
 
-	// Follow returns the batches after each cursor, in order per node, waiting up
-	// to wait for the first one; none and a nil error when there were none. The
-	// nodes of one call must share a Partition.
-	Follow(ctx context.Context, after []Cursor, wait time.Duration) ([]Batch, error)
+	// Changes returns the batches after each cursor that the store still has, in order per
+	// node; MaxChanges of a node at most: who gets as many asks for more.
+	Changes(ctx context.Context, after []Cursor) ([]Batch, error)
 }
+
+// MaxChanges is how many batches of a node one call of Changes returns at most.
+const MaxChanges = 64
 
 // SnapshotInfo is what a snapshot says beside its records.
 type SnapshotInfo struct {

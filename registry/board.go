@@ -43,6 +43,9 @@ const (
 	NoteResolvers NoteKind = "resolvers"
 )
 
+// BeatTurn is modulo what readers see beats.
+const BeatTurn = 64
+
 // Note is one fact that daemons and operators share beside the nodes' records. The
 // last one that was posted for its kind and key counts.
 type Note struct {
@@ -108,7 +111,8 @@ type Board interface {
 	// Expiry is the reader's to watch as well: a note that was not posted again
 	// within its TTL is over.
 	//
-	// Asking costs one round trip when nothing was posted since. next is higher than
+	// Asking costs one round trip at most when nothing was posted since; a store that was
+	// looked at within two seconds may answer by that, unless somebody has told. next is higher than
 	// after exactly when something was posted, a note that was taken back included. It
 	// is lower when the store lost its notes: what it returns is then all that it has.
 	// With an error there are no notes, and next is after.
@@ -119,11 +123,14 @@ type Board interface {
 	// ErrLost when the board has no note of this revision under the key any more: post it.
 	Hold(ctx context.Context, kind NoteKind, key string, revision uint64, ttl time.Duration) error
 
-	// Live returns how long each note of the kind holds that ends by itself, in the order of
-	// their keys and within 10 ms, and the revision that Notes would return. Who knows
-	// all notes up to that revision, and as many, knows which they are; whoever knows others
-	// reads all again.
-	Live(ctx context.Context, kind NoteKind) (left []time.Duration, revision uint64, err error)
+	// Beat says that whoever posted the note lives and says the same. beat grows by one with
+	// every call, so that readers see it without trusting a clock. It does not look whether the
+	// board has the note, and ends with it.
+	Beat(ctx context.Context, kind NoteKind, key string, beat uint64) error
+
+	// Beats returns the beats of a kind by key, modulo BeatTurn, and the revision that Notes
+	// would return: both as of less than half a second ago.
+	Beats(ctx context.Context, kind NoteKind) (beats map[string]uint64, revision uint64, err error)
 
 	// Watch calls fn once when it watches, and from then on whenever a note of the kind was
 	// posted with Tell, by anybody. It returns when ctx ends or nothing more would come; the

@@ -307,7 +307,7 @@ func TestFaultClusterSlotMoves(t *testing.T) {
 	m := startMesh(t, open, nil)
 	a, b := rawClient(t, "redis://"+servers[0]), rawClient(t, "redis://"+servers[1])
 	ctx := context.Background()
-	slot, err := a.ClusterKeySlot(ctx, "pbxmesh:{buffalo}:meta").Result()
+	slot, err := a.ClusterKeySlot(ctx, "{pbxmesh}:{buffalo}:meta").Result()
 	if err != nil {
 		t.Fatal(err)
 	}

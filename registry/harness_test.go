@@ -28,7 +28,7 @@ type link struct {
 	registry.Backend
 	cut  atomic.Bool
 	deaf atomic.Bool  // the store does what it is told, and its answer is lost
-	idle atomic.Bool  // no call that follows changes gets through
+	idle atomic.Bool  // no changes are told or asked for
 	lose atomic.Bool  // a record of the next batch is lost, as in a broken memory
 	seen atomic.Int64 // calls that read the leases, and were answered
 }
@@ -108,23 +108,45 @@ func (l *link) Snapshot(ctx context.Context, n pbxmesh.NodeID, each func(registr
 	return l.Backend.Snapshot(ctx, n, each)
 }
 
-func (l *link) Follow(ctx context.Context, after []registry.Cursor, wait time.Duration) ([]registry.Batch, error) {
+func (l *link) Changes(ctx context.Context, after []registry.Cursor) ([]registry.Batch, error) {
 	if err := l.err(); err != nil {
 		return nil, err
 	}
-	batches, err := l.Backend.Follow(ctx, after, wait)
+	batches, err := l.Backend.Changes(ctx, after)
 	if l.idle.Load() {
-		return nil, fmt.Errorf("%w: nothing is followed", pbxmesh.ErrUnavailable)
+		return nil, fmt.Errorf("%w: no changes are told", pbxmesh.ErrUnavailable)
 	}
 	if cut := l.err(); cut != nil { // the answer of a call that was under way is lost too
 		return nil, cut
 	}
+	batches = slices.Clone(batches)
 	for i := range batches {
-		if b := &batches[i]; len(b.Records) > 0 && l.lose.CompareAndSwap(true, false) {
-			b.Records = b.Records[1:]
-		}
+		l.loseOne(&batches[i])
 	}
 	return batches, err
+}
+
+func (l *link) loseOne(b *registry.Batch) {
+	if len(b.Records) > 0 && l.lose.CompareAndSwap(true, false) {
+		b.Records = b.Records[1:]
+	}
+}
+
+func (l *link) Subscribe(ctx context.Context, fn func(*registry.Batch)) error {
+	if err := l.err(); err != nil {
+		return err
+	}
+	return l.Backend.Subscribe(ctx, func(b *registry.Batch) {
+		switch {
+		case l.err() != nil || l.idle.Load(): // lost
+		case b == nil:
+			fn(nil)
+		default:
+			told := *b
+			l.loseOne(&told)
+			fn(&told)
+		}
+	})
 }
 
 // daemon is what a daemon has of the registry, and the switch beside it.
@@ -169,10 +191,10 @@ func start(t testing.TB, id pbxmesh.NodeID, store registry.Backend, tune tuning)
 	if tune.timeout == 0 {
 		tune.timeout = 500 * time.Millisecond
 	}
-	poll, wait, backoff, check := 40*time.Millisecond, 30*time.Millisecond, 100*time.Millisecond, 500*time.Millisecond
+	poll, backoff, check := 40*time.Millisecond, 100*time.Millisecond, 500*time.Millisecond
 	if productive || tune.productive { // what docs/registry.md says of bounds is measured with these
 		tune.renew, tune.timeout = 500*time.Millisecond, 2*time.Second
-		poll, wait, backoff = time.Second, 5*time.Second, 2*time.Second
+		poll, backoff = time.Second, 2*time.Second
 		check = 30 * time.Second // instead of minutes, which no test would wait for
 	}
 	d := &daemon{t: t, id: id, off: tune.off, older: tune.bugs&registry.Older != 0, link: &link{Backend: store}, epoch: "core-1", held: map[int]pbxmesh.Registration{}}
@@ -188,7 +210,7 @@ func start(t testing.TB, id pbxmesh.NodeID, store registry.Backend, tune tuning)
 	}
 	d.s, err = registry.NewSync(registry.SyncOptions{
 		Logger:  logger,
-		Replica: d.r, Backend: d.link, Poll: poll, Wait: wait,
+		Replica: d.r, Backend: d.link, Poll: poll,
 		Timeout: tune.timeout, BackoffMax: backoff, StateFile: tune.stateFile, Now: d.now,
 	})
 	if err != nil {

@@ -85,7 +85,7 @@ func (r *Replica) Members() []Member {
 // nothing any more does not count. Member.Fresh says how each of them stands.
 func (r *Replica) Age(now time.Time) time.Duration {
 	r.mu.RLock()
-	oldest, synced := r.polled, r.synced
+	oldest, synced := r.known, r.synced
 	r.mu.RUnlock()
 	if !synced || oldest.IsZero() {
 		return NeverSynced
@@ -225,8 +225,12 @@ func (r *Replica) lastPoll() time.Time {
 	return r.polled
 }
 
-func (r *Replica) setPolled(now time.Time) {
+// setPolled takes note of a poll at now, of what the store held at asOf.
+func (r *Replica) setPolled(now, asOf time.Time) {
 	r.mu.Lock()
 	r.polled = now
+	if asOf.After(r.known) {
+		r.known = asOf
+	}
 	r.mu.Unlock()
 }

@@ -49,10 +49,11 @@ type Replica struct {
 	seed   maphash.Seed
 	shards [shardCount]shard
 
-	mu    sync.RWMutex // guards nodes, polled
+	mu    sync.RWMutex // guards nodes, polled, known
 	nodes map[pbxmesh.NodeID]*nodeState
-	// polled is when membership was last read; freshness of nodes is their own.
-	polled time.Time
+	// polled is when membership was last read, and known of when what was read is; the
+	// freshness of nodes is their own.
+	polled, known time.Time
 	synced bool // every node known at some time was asked for
 
 	strings *interner

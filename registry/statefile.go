@@ -85,7 +85,7 @@ func (r *Replica) writeState(out io.Writer, now time.Time) error {
 	r.mu.RLock()
 	head := stateHead{Version: wireVersion, Saved: now.UTC()}
 	if r.synced {
-		head.Synced = r.polled.UTC()
+		head.Synced = r.known.UTC()
 	}
 	r.mu.RUnlock()
 	if err := enc.Encode(&head); err != nil {
@@ -283,8 +283,8 @@ func (r *Replica) restore(st *state, now time.Time) StateReport {
 		ns.mu.Unlock()
 	}
 	r.mu.Lock()
-	if r.polled.IsZero() && st.head.Synced.Before(now) {
-		r.polled, r.synced = st.head.Synced, !st.head.Synced.IsZero()
+	if r.known.IsZero() && st.head.Synced.Before(now) {
+		r.known, r.synced = st.head.Synced, !st.head.Synced.IsZero()
 	}
 	r.mu.Unlock()
 	return report

@@ -34,7 +34,7 @@ func saved(t *testing.T) (*Replica, []byte) {
 			r.putLocal(&reg)
 		}
 	}
-	r.setPolled(epoch0.Add(-time.Second))
+	r.setPolled(epoch0.Add(-time.Second), epoch0.Add(-time.Second))
 	r.setSynced()
 	var buf bytes.Buffer
 	if err := r.writeState(&buf, epoch0); err != nil {

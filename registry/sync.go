@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"pbxmesh"
@@ -20,9 +19,6 @@ type SyncOptions struct {
 	// Poll is how often members and leases are read, jittered by a tenth.
 	// Default 1 s. A new node is known after that long at most.
 	Poll time.Duration
-	// Wait is how long one call waits for changes. It bounds nothing but how often an idle
-	// store is asked. Default 5 s.
-	Wait time.Duration
 
 	Timeout         time.Duration // of one call beside its wait, default 2 s
 	SnapshotTimeout time.Duration // of reading all of one node's records, default 1 min
@@ -48,12 +44,13 @@ type SyncOptions struct {
 type Sync struct {
 	o      SyncOptions
 	loads  chan struct{} // one token per node that is being read
+	wake   chan struct{} // a node missed changes; capacity 1
 	synced chan struct{} // closed once every known node was asked for
 	tasks  sync.WaitGroup
 
 	mu      sync.Mutex // guards everything below
 	nodes   map[pbxmesh.NodeID]*followed
-	groups  map[string]*group
+	hears   bool // batches are told as they are applied
 	status  SyncStatus
 	started bool
 	asked   bool // the store answered or failed at least once
@@ -62,7 +59,8 @@ type Sync struct {
 // followed is where a node stands with this Sync. Guarded by Sync.mu.
 type followed struct {
 	id      pbxmesh.NodeID
-	group   *group
+	missed  bool  // changes of it may be missing here: ask for them
+	asked   int64 // how often they were asked for, and the store answered
 	loading bool // its records are being read; it is not followed meanwhile
 	ready   bool // its records were read, or the store has none: follow it
 	tried   bool // ready once, or the store holds nothing that can be read
@@ -72,12 +70,7 @@ type followed struct {
 	retry   time.Time // no read before
 	backoff time.Duration
 
-	// Changes are not followed before unmuted, because an entry among them could not
-	// be read; until then leases tell whether something is missing. muted is how long
-	// it lasted, and doubles.
-	unmuted time.Time
-	muted   time.Duration
-	unread  bool // it was said that records of the node cannot be read
+	unread bool // it was said that records of the node cannot be read
 }
 
 // Bounds of the pauses between reads of a node that differs from what its daemon
@@ -86,21 +79,13 @@ type followed struct {
 const (
 	rereadMin, rereadMax = 250 * time.Millisecond, 10 * time.Minute
 	corruptMax           = 5 * time.Second // looking whether they can be read costs little
-	mutedMax             = time.Minute
 )
 
-// lateness is what a lease spoke of that the stream had not brought.
+// lateness is what a lease spoke of that no batch had brought.
 type lateness struct {
 	term, seq uint64
-	calls     int64 // of the group, by then
+	asked     int64 // followed.asked by then
 	polls     int   // since then, all of them with a lease that was ahead
-}
-
-// group is a set of nodes that one goroutine follows.
-type group struct {
-	calls  atomic.Int64  // that were answered
-	wake   chan struct{} // a node became ready; capacity 1
-	cancel context.CancelFunc
 }
 
 // SyncStatus is how reading goes.
@@ -120,7 +105,6 @@ func NewSync(o SyncOptions) (*Sync, error) {
 		return nil, errors.New("registry sync: no replica or no backend")
 	}
 	setDefault(&o.Poll, time.Second)
-	setDefault(&o.Wait, 5*time.Second)
 	setDefault(&o.Timeout, 2*time.Second)
 	setDefault(&o.SnapshotTimeout, time.Minute)
 	setDefault(&o.Parallel, 4)
@@ -132,8 +116,8 @@ func NewSync(o SyncOptions) (*Sync, error) {
 	}
 	o.Logger = logger(o.Logger, "registry.sync")
 	return &Sync{
-		o: o, loads: make(chan struct{}, o.Parallel), synced: make(chan struct{}),
-		nodes: make(map[pbxmesh.NodeID]*followed), groups: make(map[string]*group),
+		o: o, loads: make(chan struct{}, o.Parallel), wake: make(chan struct{}, 1), synced: make(chan struct{}),
+		nodes: make(map[pbxmesh.NodeID]*followed),
 	}, nil
 }
 
@@ -171,6 +155,8 @@ func (s *Sync) Run(ctx context.Context) error {
 	if s.o.StateFile != "" {
 		s.tasks.Go(func() { s.keepState(ctx) })
 	}
+	s.tasks.Go(func() { s.hear(ctx) })
+	s.tasks.Go(func() { s.askMissed(ctx) })
 	swept := s.o.Now()
 	for {
 		s.poll(ctx)
@@ -231,20 +217,22 @@ func (s *Sync) poll(ctx context.Context) {
 	s.called(ctx, "reading the leases", err)
 	s.skipped("leases", bad)
 	now := s.o.Now()
+	asOf := now.Add(-s.o.Backend.Lag())
 	late := now.Sub(s.o.Replica.lastPoll()) > 2*s.o.Poll
 	for _, id := range ids {
 		lease, held := leases[id]
 		if held {
 			s.seeClock(ctx, &lease, now)
 			s.o.Replica.seeLease(id, &lease, now, late)
-			s.check(ctx, &lease)
+			s.check(ctx, &lease, asOf)
 		} else if err == nil {
 			s.o.Replica.seeLease(id, nil, now, late)
+			s.checkSilent(id, asOf)
 		}
 		s.follow(ctx, id)
 	}
 	if err == nil {
-		s.o.Replica.setPolled(now)
+		s.o.Replica.setPolled(now, asOf)
 		s.dropRenamed()
 	}
 	s.mu.Lock()
@@ -252,28 +240,17 @@ func (s *Sync) poll(ctx context.Context) {
 	s.mu.Unlock()
 }
 
-// follow makes sure that id is read and followed.
+// follow makes sure that id is read, and that its changes are taken in from then on.
 func (s *Sync) follow(ctx context.Context, id pbxmesh.NodeID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f := s.nodes[id]
 	if f == nil {
-		key := s.o.Backend.Partition(id)
-		g := s.groups[key]
-		if g == nil {
-			g = &group{wake: make(chan struct{}, 1)}
-			var groupCtx context.Context
-			groupCtx, g.cancel = context.WithCancel(ctx)
-			s.groups[key] = g
-			s.tasks.Go(func() { s.followGroup(groupCtx, g) })
-		}
-		f = &followed{id: id, group: g}
+		f = &followed{id: id}
 		s.nodes[id] = f
 	}
 	if !f.ready {
 		s.load(ctx, f)
-	} else if f.muted > 0 {
-		notify(f.group.wake) // the pause may be over, and nothing else be followed
 	}
 }
 
@@ -281,22 +258,7 @@ func (s *Sync) follow(ctx context.Context, id pbxmesh.NodeID) {
 func (s *Sync) unfollow(id pbxmesh.NodeID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	f := s.nodes[id]
-	if f == nil {
-		return
-	}
 	delete(s.nodes, id)
-	for _, other := range s.nodes {
-		if other.group == f.group {
-			return
-		}
-	}
-	f.group.cancel()
-	for key, g := range s.groups {
-		if g == f.group {
-			delete(s.groups, key)
-		}
-	}
 }
 
 // called keeps Connected and logs when it changes.

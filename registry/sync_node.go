@@ -8,85 +8,89 @@ import (
 	"pbxmesh"
 )
 
-// followGroup follows the ready nodes of g until ctx ends.
-func (s *Sync) followGroup(ctx context.Context, g *group) {
-	backoff := time.Duration(0)
+// hear takes in batches as they are applied, until ctx ends.
+func (s *Sync) hear(ctx context.Context) {
 	for ctx.Err() == nil {
+		err := s.o.Backend.Subscribe(ctx, func(b *Batch) { s.heard(ctx, b) })
+		s.mu.Lock()
+		s.hears = false
+		s.mu.Unlock()
+		if ctx.Err() != nil {
+			return
+		}
+		s.o.Logger.Debug("changes are not told; leases say when some are missing", "err", err)
+		sleep(ctx, jitter(s.o.Poll))
+	}
+}
+
+func (s *Sync) heard(ctx context.Context, b *Batch) {
+	if b != nil {
+		s.apply(ctx, b, false)
+		return
+	}
+	// Whatever was applied before is to be asked for.
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hears = true
+	for _, f := range s.nodes {
+		s.miss(f)
+	}
+}
+
+// miss has the changes of f asked for. The caller holds s.mu.
+func (s *Sync) miss(f *followed) {
+	f.missed = true
+	notify(s.wake)
+}
+
+// askMissed asks for changes that may be missing, until ctx ends.
+func (s *Sync) askMissed(ctx context.Context) {
+	backoff := time.Duration(0)
+	for {
 		select {
-		case <-g.wake: // for what the cursors say anyhow
-		default:
+		case <-ctx.Done():
+			return
+		case <-s.wake:
 		}
-		cursors := s.cursors(g)
+		cursors := s.missed()
 		if len(cursors) == 0 {
-			select {
-			case <-ctx.Done():
-			case <-g.wake:
-			}
 			continue
 		}
-		callCtx, cancel := context.WithTimeout(ctx, s.o.Wait+s.o.Timeout)
-		woken := g.interrupt(callCtx, cancel)
-		batches, err := s.o.Backend.Follow(callCtx, cursors, s.o.Wait)
+		asOf := s.o.Now().Add(-s.o.Backend.Lag())
+		callCtx, cancel := context.WithTimeout(ctx, s.o.Timeout)
+		batches, err := s.o.Backend.Changes(callCtx, cursors)
 		cancel()
-		if <-woken && err != nil {
-			// There are other nodes to be followed, perhaps many at once: each of these
-			// calls lives on in the store for a while.
-			sleep(ctx, wakeGap)
-			continue
-		}
-		s.called(ctx, "following changes", err)
+		s.called(ctx, "asking for changes", err)
 		if err != nil {
+			s.missAgain(cursors)
 			backoff = min(max(2*backoff, 50*time.Millisecond), s.o.BackoffMax)
 			sleep(ctx, jitter(backoff))
 			continue
 		}
 		backoff = 0
+		got := map[pbxmesh.NodeID]int{}
 		for i := range batches {
-			s.apply(ctx, &batches[i])
+			s.apply(ctx, &batches[i], true)
+			got[batches[i].Node]++
 		}
-		g.calls.Add(1)
-		// The store answered for every node of the call: whoever is still
-		// followed equals the store as of now.
-		now := s.o.Now()
 		for _, c := range cursors {
-			if ns := s.o.Replica.existing(c.Node); ns != nil && s.isFollowed(c.Node, now) && ns.complete() {
-				ns.setFresh(now)
-			}
+			s.answered(c.Node, got[c.Node] >= MaxChanges, asOf)
 		}
 	}
 }
 
-// wakeGap is the least time between two calls of which the first was interrupted.
-const wakeGap = 100 * time.Millisecond
-
-// interrupt cancels a call when g is woken before ctx ends, and then says whether it was.
-func (g *group) interrupt(ctx context.Context, cancel context.CancelFunc) <-chan bool {
-	woken := make(chan bool, 1)
-	go func() {
-		select {
-		case <-g.wake:
-			cancel()
-			woken <- true
-		case <-ctx.Done():
-			woken <- false
-		}
-	}()
-	return woken
-}
-
-// cursors returns the places from which g goes on.
-func (s *Sync) cursors(g *group) []Cursor {
+// missed returns the places of the nodes whose changes are to be asked for, and takes that
+// they are.
+func (s *Sync) missed() []Cursor {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var cursors []Cursor
 	for id, f := range s.nodes {
-		if f.group != g || !f.ready || f.loading || s.o.Now().Before(f.unmuted) {
-			continue
-		}
 		ns := s.o.Replica.existing(id)
-		if ns == nil {
+		if !f.missed || !f.ready || f.loading || ns == nil {
 			continue
 		}
+		f.missed = false
 		ns.mu.Lock()
 		cursors = append(cursors, Cursor{Node: id, Term: ns.term, Seq: ns.seq})
 		ns.mu.Unlock()
@@ -94,19 +98,37 @@ func (s *Sync) cursors(g *group) []Cursor {
 	return cursors
 }
 
+func (s *Sync) missAgain(cursors []Cursor) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range cursors {
+		if f := s.nodes[c.Node]; f != nil {
+			s.miss(f)
+		}
+	}
+}
+
+// answered takes in that the store told the changes of id: all of them, or more are left.
+func (s *Sync) answered(id pbxmesh.NodeID, more bool, asOf time.Time) {
+	s.mu.Lock()
+	f := s.nodes[id]
+	if f != nil {
+		f.asked++
+		if more {
+			s.miss(f)
+		}
+	}
+	s.mu.Unlock()
+	if ns := s.o.Replica.existing(id); ns != nil && !more && s.isReady(id) && ns.complete() {
+		ns.setFresh(asOf)
+	}
+}
+
 func (s *Sync) isReady(id pbxmesh.NodeID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f := s.nodes[id]
 	return f != nil && f.ready && !f.loading
-}
-
-// isFollowed reports whether the records of id are complete and its changes are heard.
-func (s *Sync) isFollowed(id pbxmesh.NodeID, now time.Time) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	f := s.nodes[id]
-	return f != nil && f.ready && !f.loading && !now.Before(f.unmuted)
 }
 
 // complete reports whether what is held is what some publication said: the
@@ -117,9 +139,8 @@ func (ns *nodeState) complete() bool {
 	return ns.term > 0 || len(ns.index) == 0
 }
 
-// apply takes over one batch.
-func (s *Sync) apply(ctx context.Context, b *Batch) {
-	s.skipped("records", b.Bad)
+// apply takes over one batch, which was asked for or told.
+func (s *Sync) apply(ctx context.Context, b *Batch, asked bool) {
 	s.mu.Lock()
 	f := s.nodes[b.Node]
 	s.mu.Unlock()
@@ -127,29 +148,35 @@ func (s *Sync) apply(ctx context.Context, b *Batch) {
 	if f == nil || ns == nil || !s.isReady(b.Node) {
 		return
 	}
-	result := batchGap
-	if !b.Broken {
-		result = s.o.Replica.follow(ns, b)
-		s.tell(f, ns)
+	if b.Broken {
+		// What comes behind it may be readable; whether something is missing, the next
+		// lease says.
+		if asked {
+			s.skipped("changes", b.Bad)
+		}
+		return
 	}
+	result := s.o.Replica.follow(ns, b)
+	if result == batchStale {
+		return
+	}
+	s.skipped("records", b.Bad)
+	s.tell(f, ns)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case b.Broken:
-		// What comes behind it may be readable; whether something is missing, the next
-		// lease says.
-		if f.muted == 0 {
-			s.o.Logger.Warn("an entry of a node's changes cannot be read: it is passed over", "node", b.Node)
-		}
-		f.muted = min(max(2*f.muted, rereadMin), mutedMax)
-		f.unmuted = s.o.Now().Add(f.muted)
 	case result == batchApplied:
-		f.differs, f.muted = 0, 0
+		f.differs = 0
+		if !asked && s.hears {
+			ns.setFresh(s.o.Now().Add(-s.o.Backend.Lag()))
+		}
 	case result == batchDiffers:
 		s.differs(ctx, f)
 	case result == batchReset:
 		f.ready, f.retry = false, time.Time{}
 		s.load(ctx, f)
+	case result == batchGap && !asked:
+		s.miss(f)
 	case result == batchGap:
 		s.o.Logger.Info("changes are missing; reading all records", "node", b.Node, "term", b.Term, "after", b.Prev)
 		f.ready, f.retry = false, time.Time{}
@@ -157,9 +184,21 @@ func (s *Sync) apply(ctx context.Context, b *Batch) {
 	}
 }
 
+// checkSilent is check for a node without a lease, or one that publishes nothing: nobody
+// writes for it, so what is held equals the store.
+func (s *Sync) checkSilent(id pbxmesh.NodeID, asOf time.Time) {
+	s.mu.Lock()
+	hears := s.hears
+	s.mu.Unlock()
+	if ns := s.o.Replica.existing(id); ns != nil && hears && s.isReady(id) && ns.complete() {
+		ns.setFresh(asOf)
+	}
+}
+
 // check compares a lease with what is held.
-func (s *Sync) check(ctx context.Context, l *Lease) {
+func (s *Sync) check(ctx context.Context, l *Lease, asOf time.Time) {
 	if l.Term == 0 {
+		s.checkSilent(l.Node, asOf)
 		return
 	}
 	ns := s.o.Replica.existing(l.Node)
@@ -186,11 +225,9 @@ func (s *Sync) check(ctx context.Context, l *Lease) {
 		f.ready = false
 		s.load(ctx, f)
 	case ahead:
-		// The stream is quicker than the poll, unless it was emptied or lost its
-		// place, or has only just been reached again: calls that follow it fail for
-		// as long as the poll does, and pause for longer.
+		// A batch is quicker than the poll, unless it was lost, or nobody tells.
 		if !f.behind(term, seq, l) {
-			notify(f.group.wake) // and ask anew
+			s.miss(f)
 			return
 		}
 		f.late, f.retry = nil, time.Time{}
@@ -204,24 +241,23 @@ func (s *Sync) check(ctx context.Context, l *Lease) {
 		f.late = nil
 		if same {
 			f.differs, f.backoff = 0, 0
-			ns.setFresh(s.o.Now())
+			ns.setFresh(asOf)
 		}
 	}
 }
 
 // behind takes note of a lease that is ahead of the place up to which f's records
-// are complete, and reports whether waiting for its stream is in vain: two calls have
-// followed it since (the first may have begun before), or none got through in ten
-// polls, and what the first such lease spoke of has still not come. The caller holds
+// are complete, and reports whether asking for changes is in vain: the store has answered
+// twice since (the first may have been asked before), or never in ten polls, and what the first such lease spoke of has still not come. The caller holds
 // Sync.mu.
 func (f *followed) behind(term, seq uint64, l *Lease) bool {
 	w := f.late
 	if w == nil || term == w.term && seq >= w.seq {
-		f.late = &lateness{term: l.Term, seq: l.Seq, calls: f.group.calls.Load()}
+		f.late = &lateness{term: l.Term, seq: l.Seq, asked: f.asked}
 		return false
 	}
 	w.polls++
-	return f.group.calls.Load() >= w.calls+2 || w.polls >= 10
+	return f.asked >= w.asked+2 || w.polls >= 10
 }
 
 // seeClock corrects the expiry of what l's node wrote when its clock and ours are
@@ -302,7 +338,7 @@ func (s *Sync) load(ctx context.Context, f *followed) {
 		case err == nil || errors.Is(err, ErrNoNode):
 			f.ready, f.tried, f.late, f.differs = true, true, nil, 0
 			s.setPlace(f, false, err != nil)
-			notify(f.group.wake)
+			s.miss(f) // what was applied while all records were read
 		case errors.Is(err, ErrCorrupt):
 			if f.backoff == 0 {
 				s.o.Logger.Warn("the records cannot be read; trying again until they can", "node", f.id, "err", err)
@@ -334,6 +370,7 @@ func (s *Sync) snapshot(ctx context.Context, id pbxmesh.NodeID) error {
 	if ns == nil {
 		return ErrNoNode // forgotten meanwhile
 	}
+	asOf := s.o.Now().Add(-s.o.Backend.Lag())
 	var records []staged
 	var bad, unknown, refused int64
 	at, err := s.o.Backend.Snapshot(ctx, id, func(rec Record) {
@@ -365,7 +402,7 @@ func (s *Sync) snapshot(ctx context.Context, id pbxmesh.NodeID) error {
 	r.stats.refused.Add(refused)
 	s.skipped("records", at.Bad+int(bad))
 	r.replace(ns, at, records)
-	ns.setFresh(s.o.Now())
+	ns.setFresh(asOf)
 	s.mu.Lock()
 	f := s.nodes[id]
 	s.mu.Unlock()

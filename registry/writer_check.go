@@ -3,7 +3,6 @@ package registry
 import (
 	"context"
 	"errors"
-	"time"
 )
 
 // checkLoop looks now and then whether the store holds what this node published.
@@ -64,7 +63,7 @@ func (w *Writer) check(ctx context.Context) (map[string]uint64, error) {
 	if err != nil {
 		return nil, err
 	}
-	batches, err := w.o.Backend.Follow(ctx, []Cursor{at}, time.Millisecond)
+	batches, err := w.o.Backend.Changes(ctx, []Cursor{at})
 	if err != nil {
 		return nil, err
 	}

@@ -95,7 +95,7 @@ func (p *recorder) Snapshot(_ context.Context, node pbxmesh.NodeID, each func(Re
 	return SnapshotInfo{Cursor: Cursor{Node: node, Term: p.term, Seq: p.seq}}, nil
 }
 
-func (p *recorder) Follow(context.Context, []Cursor, time.Duration) ([]Batch, error) { return nil, nil }
+func (p *recorder) Changes(context.Context, []Cursor) ([]Batch, error) { return nil, nil }
 
 func (p *recorder) Leave(context.Context, Lease) error {
 	p.mu.Lock()

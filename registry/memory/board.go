@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"slices"
 	"time"
 
 	"pbxmesh"
@@ -16,6 +15,7 @@ import (
 type board struct {
 	head  uint64 // highest revision ever given
 	notes map[string]posted
+	beats map[string]uint64
 }
 
 type posted struct {
@@ -43,15 +43,12 @@ func (s *Store) Post(ctx context.Context, notes ...registry.Note) error {
 		for k, p := range b.notes {
 			if p.over(now) {
 				delete(b.notes, k)
+				delete(b.beats, k)
 			}
 		}
 	}
 	for _, n := range notes {
-		b := s.boards[n.Kind]
-		if b == nil {
-			b = &board{notes: make(map[string]posted)}
-			s.boards[n.Kind] = b
-		}
+		b := s.board(n.Kind)
 		_, known := b.notes[n.Key]
 		tell[n.Kind] = tell[n.Kind] || n.Tell
 		switch {
@@ -66,6 +63,7 @@ func (s *Store) Post(ctx context.Context, notes ...registry.Note) error {
 		b.head = max(b.head+1, uint64(max(0, now.UnixMicro())))
 		if n.Value == "" {
 			delete(b.notes, n.Key)
+			delete(b.beats, n.Key)
 			continue
 		}
 		n.Revision, n.Tell = b.head, false
@@ -160,8 +158,22 @@ func (s *Store) Hold(ctx context.Context, kind registry.NoteKind, key string, re
 	return fmt.Errorf("%w: note %s of %s", registry.ErrLost, key, kind)
 }
 
-// Live implements registry.Board.
-func (s *Store) Live(ctx context.Context, kind registry.NoteKind) ([]time.Duration, uint64, error) {
+// Beat implements registry.Board.
+func (s *Store) Beat(ctx context.Context, kind registry.NoteKind, key string, beat uint64) error {
+	if err := (&registry.Note{Kind: kind, Key: key}).Validate(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.ready(ctx); err != nil {
+		return err
+	}
+	s.board(kind).beats[key] = beat % registry.BeatTurn
+	return nil
+}
+
+// Beats implements registry.Board.
+func (s *Store) Beats(ctx context.Context, kind registry.NoteKind) (map[string]uint64, uint64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.ready(ctx); err != nil {
@@ -171,14 +183,17 @@ func (s *Store) Live(ctx context.Context, kind registry.NoteKind) ([]time.Durati
 	if b == nil {
 		return nil, 0, nil
 	}
-	var left []time.Duration
-	now := s.now()
-	for _, key := range slices.Sorted(maps.Keys(b.notes)) {
-		if p := b.notes[key]; !p.ends.IsZero() && !p.over(now) {
-			left = append(left, p.ends.Sub(now))
-		}
+	return maps.Clone(b.beats), b.head, nil
+}
+
+// board returns the notes of a kind. The caller holds s.mu.
+func (s *Store) board(kind registry.NoteKind) *board {
+	b := s.boards[kind]
+	if b == nil {
+		b = &board{notes: make(map[string]posted), beats: make(map[string]uint64)}
+		s.boards[kind] = b
 	}
-	return left, b.head, nil
+	return b
 }
 
 func (p *posted) over(now time.Time) bool { return !p.ends.IsZero() && !now.Before(p.ends) }

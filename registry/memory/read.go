@@ -70,33 +70,79 @@ func (s *Store) Snapshot(ctx context.Context, id pbxmesh.NodeID, each func(regis
 	return info, nil
 }
 
-// Follow implements registry.Source.
-func (s *Store) Follow(ctx context.Context, after []registry.Cursor, wait time.Duration) ([]registry.Batch, error) {
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	for {
-		s.mu.Lock()
-		if err := s.ready(ctx); err != nil {
-			s.mu.Unlock()
-			return nil, err
-		}
-		var batches []registry.Batch
-		for _, c := range after {
-			batches = append(batches, s.after(c)...)
-		}
-		changed := s.changed
+// Changes implements registry.Source.
+func (s *Store) Changes(ctx context.Context, after []registry.Cursor) ([]registry.Batch, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.ready(ctx); err != nil {
+		return nil, err
+	}
+	var batches []registry.Batch
+	for _, c := range after {
+		batches = append(batches, s.after(c)...)
+	}
+	return batches, nil
+}
+
+// subscriber is a call of Subscribe. Guarded by Store.mu.
+type subscriber struct {
+	waiting []*registry.Batch
+	wake    chan struct{} // capacity 1
+	ended   error
+}
+
+// Subscribe implements registry.Source.
+func (s *Store) Subscribe(ctx context.Context, fn func(*registry.Batch)) error {
+	s.mu.Lock()
+	if err := s.ready(ctx); err != nil {
 		s.mu.Unlock()
-		if len(batches) > 0 {
-			return batches, nil
-		}
+		return err
+	}
+	sub := &subscriber{wake: make(chan struct{}, 1)}
+	s.subscribers[sub] = true
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.subscribers, sub)
+	}()
+	fn(nil)
+	for {
 		select {
-		case <-changed:
-		case <-timer.C:
-			return nil, nil
 		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-sub.wake:
+		}
+		s.mu.Lock()
+		waiting, ended := sub.waiting, sub.ended
+		sub.waiting = nil
+		s.mu.Unlock()
+		for _, b := range waiting {
+			fn(b)
+		}
+		if ended != nil {
+			return ended
 		}
 	}
 }
+
+// tell gives a batch to all subscribers. The caller holds s.mu.
+func (s *Store) tell(b registry.Batch) {
+	for sub := range s.subscribers {
+		sub.waiting = append(sub.waiting, &b)
+		sub.notify()
+	}
+}
+
+func (sub *subscriber) notify() {
+	select {
+	case sub.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Lag implements registry.Source: everything is read where it is written.
+func (s *Store) Lag() time.Duration { return 0 }
 
 // after returns the batches behind c. The caller holds s.mu.
 func (s *Store) after(c registry.Cursor) []registry.Batch {
@@ -108,11 +154,9 @@ func (s *Store) after(c registry.Cursor) []registry.Batch {
 		b := &n.log[i]
 		return b.Term > c.Term || b.Term == c.Term && b.Seq > c.Seq
 	})
-	return n.log[i:len(n.log):len(n.log)]
+	end := min(len(n.log), i+registry.MaxChanges)
+	return n.log[i:end:end]
 }
-
-// Partition implements registry.Source: one call can follow every node.
-func (s *Store) Partition(pbxmesh.NodeID) string { return "" }
 
 // Forget implements registry.Backend.
 func (s *Store) Forget(ctx context.Context, id pbxmesh.NodeID) error {
@@ -123,7 +167,6 @@ func (s *Store) Forget(ctx context.Context, id pbxmesh.NodeID) error {
 	}
 	delete(s.nodes, id)
 	s.members[id] = registry.Announcement{Node: pbxmesh.Node{ID: id}, Gone: true}
-	s.wake()
 	return nil
 }
 

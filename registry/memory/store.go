@@ -14,24 +14,25 @@ import (
 
 // Options configure a Store; the zero value is usable.
 type Options struct {
-	// LogLimit is how many batches of a node are kept for followers. Default 1024.
+	// LogLimit is how many batches of a node are kept for readers. Default 1024.
 	LogLimit int
 	Now      func() time.Time
 }
 
 // Store keeps everything in memory. All methods are for concurrent use and none
-// waits for anything, but Follow, which waits as long as it is told.
+// waits for anything, but Subscribe and Watch.
 type Store struct {
 	limit int
 	now   func() time.Time
 
 	mu       sync.Mutex
-	changed  chan struct{} // closed and replaced at every change
 	nodes    map[pbxmesh.NodeID]*node
 	members  map[pbxmesh.NodeID]registry.Announcement
 	boards   map[registry.NoteKind]*board
 	watchers map[*watcher]bool
 	down     error
+
+	subscribers map[*subscriber]bool
 }
 
 var _ registry.Backend = (*Store)(nil)
@@ -59,7 +60,7 @@ func New(o Options) *Store {
 		o.Now = time.Now
 	}
 	return &Store{
-		limit: o.LogLimit, now: o.Now, changed: make(chan struct{}),
+		limit: o.LogLimit, now: o.Now, subscribers: make(map[*subscriber]bool),
 		nodes: make(map[pbxmesh.NodeID]*node), members: make(map[pbxmesh.NodeID]registry.Announcement),
 		boards:   make(map[registry.NoteKind]*board),
 		watchers: make(map[*watcher]bool),
@@ -67,12 +68,17 @@ func New(o Options) *Store {
 }
 
 // SetDown makes every call fail with pbxmesh.ErrUnavailable and the cause, until
-// it is called with nil. Waiting followers are woken.
+// it is called with nil. Subscriptions end.
 func (s *Store) SetDown(cause error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.down = cause
-	s.wake()
+	if s.down = cause; cause == nil {
+		return
+	}
+	for sub := range s.subscribers {
+		sub.ended = fmt.Errorf("%w: memory store: %w", pbxmesh.ErrUnavailable, cause)
+		sub.notify()
+	}
 }
 
 // Clear forgets everything, as a store does that is restarted empty.
@@ -85,7 +91,7 @@ func (s *Store) Clear() {
 }
 
 // Tamper calls change with the records of id, for tests of what a stranger does
-// to a store. Followers are not told.
+// to a store. Subscribers are not told.
 func (s *Store) Tamper(id pbxmesh.NodeID, change func(get func(kind registry.Kind, key string) (registry.Record, bool), set func(registry.Record))) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -131,11 +137,6 @@ func (s *Store) ready(ctx context.Context) error {
 	return nil
 }
 
-func (s *Store) wake() {
-	close(s.changed)
-	s.changed = make(chan struct{})
-}
-
 func (s *Store) node(id pbxmesh.NodeID) *node {
 	n := s.nodes[id]
 	if n == nil {
@@ -173,7 +174,7 @@ func (s *Store) Publish(ctx context.Context, p registry.Publication) (uint64, er
 	n.log = []registry.Batch{{
 		Node: p.Node, Term: n.term, Seq: 1, Epoch: p.Epoch, Digests: maps.Clone(p.Digests), Reset: true,
 	}}
-	s.wake()
+	s.tell(n.log[0])
 	return n.term, nil
 }
 
@@ -208,7 +209,7 @@ func (s *Store) Append(ctx context.Context, b registry.Batch) error {
 	if len(n.log) > 2*s.limit { // trimmed now and then, not for every batch
 		n.log = slices.Clone(n.log[len(n.log)-s.limit:])
 	}
-	s.wake()
+	s.tell(b)
 	return nil
 }
 

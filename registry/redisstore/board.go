@@ -23,10 +23,10 @@ const boardPage = 1 << 20
 const boardTag = ":{#board}:"
 
 func (s *Store) boardKey(kind registry.NoteKind, part string) string {
-	return s.o.Prefix + boardTag + string(kind) + ":" + part
+	return s.base + boardTag + string(kind) + ":" + part
 }
 
-func (s *Store) headsKey() string { return s.o.Prefix + boardTag + "heads" }
+func (s *Store) headsKey() string { return s.base + boardTag + "heads" }
 
 // boardKeys are what both scripts are given of a kind.
 func (s *Store) boardKeys(kind registry.NoteKind) []string {
@@ -80,6 +80,7 @@ func (s *Store) post(ctx context.Context, kind registry.NoteKind, notes []*regis
 		args = append(args, n.Key, int64((n.TTL+time.Millisecond-1)/time.Millisecond), n.Value)
 	}
 	answer, err := s.board(ctx, "post "+string(kind), postNotes, s.boardKeys(kind), args...)
+	s.news(kind)
 	if err != nil {
 		return err
 	}
@@ -93,6 +94,9 @@ func (s *Store) post(ctx context.Context, kind registry.NoteKind, notes []*regis
 func (s *Store) Notes(ctx context.Context, kind registry.NoteKind, after uint64) ([]registry.Note, uint64, int, error) {
 	if !kind.Valid() {
 		return nil, after, 0, fmt.Errorf("%w: notes of the kind %+.40q", pbxmesh.ErrInvalidRecord, string(kind))
+	}
+	if s.noNews(kind, after) {
+		return nil, after, 0, nil
 	}
 	var (
 		notes []registry.Note
@@ -126,6 +130,15 @@ func (s *Store) Notes(ctx context.Context, kind registry.NoteKind, after uint64)
 	}
 }
 
+// noNews reports whether the last look saw that nothing was posted since after, and nobody told
+// of anything.
+func (s *Store) noNews(kind registry.NoteKind, after uint64) bool {
+	s.seen.mu.Lock()
+	defer s.seen.mu.Unlock()
+	l := &s.seen.look
+	return after > 0 && !l.at.IsZero() && time.Since(l.at) < notesAge && !s.seen.news[string(kind)] && l.head(kind) == after
+}
+
 // Hold implements registry.Board.
 func (s *Store) Hold(ctx context.Context, kind registry.NoteKind, key string, revision uint64, ttl time.Duration) error {
 	if err := (&registry.Note{Kind: kind, Key: key, TTL: ttl, Revision: revision}).Validate(); err != nil || ttl == 0 {
@@ -142,83 +155,60 @@ func (s *Store) Hold(ctx context.Context, kind registry.NoteKind, key string, re
 	return nil
 }
 
-// Live implements registry.Board.
-func (s *Store) Live(ctx context.Context, kind registry.NoteKind) ([]time.Duration, uint64, error) {
+// Beat implements registry.Board.
+func (s *Store) Beat(ctx context.Context, kind registry.NoteKind, key string, beat uint64) error {
+	if err := (&registry.Note{Kind: kind, Key: key}).Validate(); err != nil {
+		return err
+	}
+	ctx, cancel := s.bound(ctx)
+	defer cancel()
+	field := beatField(kind, key)
+	s.willWrite(field, beatDigit(beat))
+	err := wrap("beat "+string(kind), s.client.HSet(ctx, s.headsKey(), field, beatDigit(beat)).Err())
+	if errors.Is(err, registry.ErrCorrupt) {
+		return fmt.Errorf("%w: %w", pbxmesh.ErrUnavailable, err) // until somebody renews a lease or posts
+	}
+	return err
+}
+
+// Beats implements registry.Board.
+func (s *Store) Beats(ctx context.Context, kind registry.NoteKind) (map[string]uint64, uint64, error) {
 	if !kind.Valid() {
 		return nil, 0, fmt.Errorf("%w: notes of the kind %+.40q", pbxmesh.ErrInvalidRecord, string(kind))
 	}
-	answer, err := s.board(ctx, "read "+string(kind), liveNotes, []string{s.boardKey(kind, "ends"), s.headsKey()}, string(kind), registry.MaxNotes)
+	l, err := s.lookAt(ctx, lookAge)
 	if err != nil {
 		return nil, 0, err
 	}
-	left, head, err := parseLive(answer)
-	return left, head, wrap("read "+string(kind), err)
-}
-
-// parseLive reads "OK", head, and how long each note holds in hundredths of a second,
-// with spaces between.
-func parseLive(answer []string) (left []time.Duration, head uint64, err error) {
-	if len(answer) != 3 {
-		return nil, 0, errPage
-	}
-	if head, err = strconv.ParseUint(answer[1], 10, 53); err != nil {
-		return nil, 0, errPage
-	}
-	for text := range strings.FieldsSeq(answer[2]) {
-		n, err := strconv.ParseUint(text, 10, 39) // MaxNoteTTL and more
-		if err != nil {
-			return nil, 0, errPage
-		}
-		left = append(left, time.Duration(n)*10*time.Millisecond)
-	}
-	return left, head, nil
-}
-
-// boardChannel is where those who watch a kind are told.
-func (s *Store) boardChannel(kind registry.NoteKind) string {
-	return s.o.Prefix + ":told:" + string(kind)
-}
-
-// watchPing is how often an idle subscription is tried.
-const watchPing = 10 * time.Second
-
-// Watch implements registry.Board.
-func (s *Store) Watch(ctx context.Context, kind registry.NoteKind, fn func()) error {
-	if !kind.Valid() {
-		return fmt.Errorf("%w: notes of the kind %+.40q", pbxmesh.ErrInvalidRecord, string(kind))
-	}
-	sub := s.client.Subscribe(ctx, s.boardChannel(kind))
-	defer sub.Close()
-	// A receive does not end with its context, only with its connection.
-	defer context.AfterFunc(ctx, func() { _ = sub.Close() })()
-	for idle := false; ; {
-		msg, err := sub.ReceiveTimeout(ctx, watchPing)
-		var timeout interface{ Timeout() bool }
-		switch {
-		case ctx.Err() != nil:
-			return context.Cause(ctx)
-		case err != nil && !idle && errors.As(err, &timeout) && timeout.Timeout():
-			// Silence may be a dead connection: one answer is owed now.
-			if err := sub.Ping(ctx); err != nil {
-				return wrap("watch "+string(kind), err)
+	beats := map[string]uint64{}
+	for field, i := range l.fields {
+		if of, key, ok := strings.Cut(field, "|"); ok && of == string(kind) {
+			if beat := strings.Index(beatDigits, l.values[i]); beat >= 0 && len(l.values[i]) == 1 {
+				beats[key] = uint64(beat)
 			}
-			idle = true
-			continue
-		case err != nil:
-			return wrap("watch "+string(kind), err)
-		}
-		idle = false
-		if _, pong := msg.(*redis.Pong); !pong { // it watches now, or was told
-			fn()
 		}
 	}
+	return beats, l.head(kind), nil
+}
+
+// parseHead reads a revision, 0 for none.
+func parseHead(text string) uint64 {
+	head, err := strconv.ParseUint(text, 10, 53)
+	if err != nil {
+		return 0
+	}
+	return head
 }
 
 // board runs one of the board's scripts.
 func (s *Store) board(ctx context.Context, doing string, script *redis.Script, keys []string, args ...any) ([]string, error) {
 	ctx, cancel := s.bound(ctx)
 	defer cancel()
-	answer, err := script.Run(ctx, s.client, keys, args...).StringSlice()
+	client := s.client
+	if script == readNotes {
+		client = s.reader()
+	}
+	answer, err := script.Run(ctx, client, keys, args...).StringSlice()
 	switch {
 	case err != nil:
 		return nil, wrap(doing, err)
@@ -276,13 +266,15 @@ func parsePage(kind registry.NoteKind, answer []string) (page, error) {
 
 // dissolveBoard removes everything of the board.
 func (s *Store) dissolveBoard(ctx context.Context) error {
-	kinds, err := s.client.HKeys(ctx, s.headsKey()).Result()
+	fields, err := s.client.HKeys(ctx, s.headsKey()).Result()
 	if err != nil && !errors.Is(wrap("", err), registry.ErrCorrupt) {
 		return wrap("read the kinds of notes", err)
 	}
 	keys := []string{s.headsKey()}
-	for _, kind := range kinds {
-		keys = append(keys, s.boardKeys(registry.NoteKind(kind))[:3]...)
+	for _, field := range fields {
+		if kind := registry.NoteKind(field); kind.Valid() {
+			keys = append(keys, s.boardKeys(kind)[:3]...)
+		}
 	}
 	return wrap("remove the notes", s.client.Unlink(ctx, keys...).Err())
 }

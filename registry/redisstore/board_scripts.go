@@ -38,6 +38,7 @@ local function drop(key)
   redis.call('HDEL', notes, key)
   redis.call('ZREM', revisions, key)
   redis.call('ZREM', ends, key)
+  redis.call('HDEL', heads, ARGV[1] .. '|' .. key)
 end
 local ms, us = now()
 for _, key in ipairs(redis.call('ZRANGEBYSCORE', ends, '-inf', ms, 'LIMIT', 0, limit)) do drop(key) end
@@ -149,21 +150,3 @@ local over = redis.pcall('ZSCORE', KEYS[2], ARGV[1])
 if type(over) ~= 'string' or (num(over) or 0) <= ms then return {'OK', '0'} end
 redis.call('ZADD', KEYS[2], text(ms + tonumber(ARGV[3])), ARGV[1])
 return {'OK', '1'}`)
-
-// liveNotes answers OK, the head, and as parseLive says how long notes hold that have an
-// end, in the order of their keys.
-// KEYS ends heads; ARGV kind most
-var liveNotes = redis.NewScript(boardGuard + `
-local ms = now()
-local head = redis.pcall('HGET', KEYS[2], ARGV[1])
-if type(head) ~= 'string' then head = '0' end
-local found = redis.pcall('ZRANGEBYSCORE', KEYS[1], '(' .. text(ms), '9007199254740991', 'WITHSCORES', 'LIMIT', 0, tonumber(ARGV[2]))
-if found.err then found = {} end
-local keys, left = {}, {}
-for i = 1, #found, 2 do
-  keys[#keys + 1] = found[i]
-  left[found[i]] = text(math.floor(((num(found[i + 1]) or ms) - ms) / 10))
-end
-table.sort(keys)
-for i, key in ipairs(keys) do keys[i] = left[key] end
-return {'OK', text(num(head) or 0), table.concat(keys, ' ')}`)

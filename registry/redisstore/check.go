@@ -15,7 +15,7 @@ const checkTTL = 10 * time.Second
 func (s *Store) Check(ctx context.Context) (serverTime time.Time, write, read time.Duration, err error) {
 	ctx, cancel := s.bound(ctx)
 	defer cancel()
-	key := s.o.Prefix + ":check:" + rand.Text()
+	key := s.base + ":check:" + rand.Text()
 	// The first question connects; it is not what a daemon waits for later.
 	if err := s.client.Ping(ctx).Err(); err != nil {
 		return time.Time{}, 0, 0, wrap("ask", err)

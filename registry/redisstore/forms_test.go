@@ -215,9 +215,9 @@ func TestUnavailable(t *testing.T) {
 			}
 			if name == "killed" || name == "paused" {
 				began = time.Now()
-				_, err = s.Follow(context.Background(), []registry.Cursor{{Node: "buffalo"}}, 100*time.Millisecond)
+				_, err = s.Changes(context.Background(), []registry.Cursor{{Node: "buffalo"}})
 				if !errors.Is(err, pbxmesh.ErrUnavailable) || time.Since(began) > 10*timeout {
-					t.Errorf("follow: got error %v after %s", err, time.Since(began))
+					t.Errorf("changes: got error %v after %s", err, time.Since(began))
 				}
 			}
 		})

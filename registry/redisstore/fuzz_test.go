@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"pbxmesh"
 	"pbxmesh/registry"
 )
 
@@ -85,33 +86,27 @@ func FuzzParsePage(f *testing.F) {
 	})
 }
 
-// However the list of what is left is spoilt, what is read of it is a time.
-func FuzzParseLive(f *testing.F) {
-	f.Add("9", "300 298  17 0")
-	f.Add("", "")
-	f.Add("9007199254740993", "-1 1e9 999999999999999999999")
-	f.Fuzz(func(t *testing.T, head, left string) {
-		times, n, err := parseLive([]string{"OK", head, left})
+// However what is told of a batch is spoilt, what is read of it is a batch of a node.
+func FuzzParseTold(f *testing.F) {
+	f.Add("6:london,3:5-7,1:v,1:1,1:p,1:6,1:d,2:{},1:e,1:x,15:+registration|a,1:1,15:-registration|b,0:,")
+	f.Add("6:london,3:5-1,1:v,1:1,1:p,1:0,1:k,5:reset,1:d,2:{},1:e,1:x,")
+	f.Add("6:london,3:5-7,99999999999:v,")
+	f.Add("1:x")
+	f.Fuzz(func(t *testing.T, payload string) {
+		b, err := parseTold(payload)
 		if err != nil {
 			return
 		}
-		if n > registry.MaxNumber || len(times) != len(strings.Fields(left)) {
-			t.Fatalf("read %v, %d", times, n)
+		if id, err := pbxmesh.ParseNodeID(string(b.Node)); err != nil || id != b.Node {
+			t.Fatalf("a batch of %q", b.Node)
 		}
-		for _, d := range times {
-			if d < 0 {
-				t.Fatalf("%s is left", d)
+		if b.Broken {
+			return
+		}
+		for i := range b.Records {
+			if err := b.Records[i].Validate(); err != nil || b.Records[i].Seq != b.Seq {
+				t.Fatalf("record %+v: %v", b.Records[i], err)
 			}
 		}
 	})
-}
-
-func TestSlot(t *testing.T) {
-	t.Parallel()
-	// From the Redis Cluster specification, and CLUSTER KEYSLOT.
-	for tag, want := range map[string]int{"123456789": 0x31C3, "somekey": 11058, "foo": 12182} {
-		if got := slot(tag); got != want {
-			t.Errorf("slot of %s: %d, want %d", tag, got, want)
-		}
-	}
 }

@@ -3,11 +3,10 @@ package redisstore
 import (
 	"context"
 	"crypto/sha1" //nolint:gosec // tells whether a text changed; strangers gain nothing by making two alike
-	"encoding/hex"
+	"encoding/base64"
 	"errors"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -18,25 +17,50 @@ import (
 	"pbxmesh/registry"
 )
 
-// Everybody asks for members and leases every second, and most of the time nothing in them
-// changed but the beats. What was read is kept, and what is asked is what changed.
+// Everybody looks every second whether something changed, and most of the time nothing did
+// but the beats. What was read is kept, and one hash says what must be read again.
 const (
 	membersAnyhow = 30 * time.Second // read in spite of an unchanged revision: older daemons write none
 	leaseAnyhow   = 15 * time.Second // read in spite of an unchanged text: its clock says how ours differs
 	leaseLooks    = 8                // of a new instance, whose clock is not known yet
-	beatTurn      = 100              // beats are told modulo this
+	leaseStill    = 2                // looks without another beat, and the lease itself is read: it may have ended
+	lookAge       = 500 * time.Millisecond
+	notesAge      = 2 * time.Second         // as old may a look be that says that there is no new note
+	maxFields     = 4 * registry.MaxNotes   // of the hash
+	maxFieldLen   = 64 + registry.MaxKeyLen // bytes
 )
 
 // seen is what the last calls read.
 type seen struct {
-	mu       sync.Mutex
+	looking chan struct{} // one look at a time; capacity 1
+
+	mu     sync.Mutex
+	look   look
+	news   map[string]bool // kinds of which there may be news since the last look
+	ours   map[string]*oursWritten
+	leases map[pbxmesh.NodeID]*seenLease
+	spare  bool // Members looked, and Leases has not used it
+
 	revision string // of the members; "" for never, or a store that has none
 	at       time.Time
 	members  []registry.Announcement
 	bad      int
-	names    []string // of all fields of the members, sorted as bytes
-	sum      string   // of names
-	leases   map[pbxmesh.NodeID]*seenLease
+}
+
+// look is what the hash of heads and beats said.
+type look struct {
+	at     time.Time // zero for never
+	sum    string    // of the names of its fields, by the script
+	fields map[string]int
+	values []string
+}
+
+// value returns a field's, "" for none.
+func (l *look) value(field string) string {
+	if i, ok := l.fields[field]; ok && i < len(l.values) {
+		return l.values[i]
+	}
+	return ""
 }
 
 type seenLease struct {
@@ -44,90 +68,165 @@ type seenLease struct {
 	mark  string // of its text without beat and clock
 	at    time.Time
 	looks int // at this instance
+	still int // looks in turn that saw the same beat
 }
 
-func (s *Store) membersRevisionKey() string { return s.o.Prefix + ":{" + s.membersKey() + "}:revision" }
+// Fields of the hash of heads: a kind's is its head, "@" the revision of the members,
+// "@london" the mark and beat of a lease, "votes|london" the beat of a note.
+const membersField = "@"
 
-// announce writes an announcement when it is another one than before.
-// KEYS members revision; ARGV node text
-var announce = redis.NewScript(boardGuard + `
-if not is(KEYS[1], 'hash') then redis.call('DEL', KEYS[1]) end
-if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] and redis.call('TYPE', KEYS[2]).ok == 'string' then return {'OK'} end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-local ms, us = now()
-local before = redis.pcall('GET', KEYS[2])
-redis.call('SET', KEYS[2], text(math.max((type(before) == 'string' and num(before) or 0) + 1, us)))
-return {'OK'}`)
+func leaseField(node pbxmesh.NodeID) string { return "@" + string(node) }
 
-// lookLeases answers OK, a sum of the names of all members, and for each of them in the order
-// of names "-" when it has no lease, else the mark of its text and its beat.
-// KEYS members; ARGV prefix, most members, most bytes of a lease
-var lookLeases = redis.NewScript(`
-if redis.call('HLEN', KEYS[1]) > tonumber(ARGV[2]) then return {'OK', '', ''} end
-local names = redis.call('HKEYS', KEYS[1])
-if #names == 0 then return {'OK', '', ''} end
-table.sort(names)
-local keys, out = {}, {}
-for i, name in ipairs(names) do keys[i] = ARGV[1] .. ':{' .. name .. '}:lease' end
-local texts = redis.call('MGET', unpack(keys))
-for i = 1, #names do
-  local t = texts[i]
-  if not t then
-    out[i] = '-'
-  elseif #t > tonumber(ARGV[3]) then
-    out[i] = '?'
-  else
-    local beat = tonumber(string.match(t, '"beat":(%d+)') or '') or 0
-    t = string.gsub(string.gsub(t, '"beat":%d+', '', 1), '"clock":%d+', '', 1)
-    out[i] = string.sub(redis.sha1hex(t), 1, 8) .. string.format('%.0f', beat % 100)
+func beatField(kind registry.NoteKind, key string) string { return string(kind) + "|" + key }
+
+// lookHeads answers OK, a sum of the names of all fields, the names when the sum is another
+// one than the caller knows, and the values, all in one order.
+// KEYS heads; ARGV known-sum most-fields longest-name
+var lookHeads = redis.NewScript(`
+local all = redis.call('HGETALL', KEYS[1])
+if #all > 2 * tonumber(ARGV[2]) then return {'OK', '', '', ''} end
+local names, values = {}, {}
+for i = 1, #all, 2 do
+  if #all[i] <= tonumber(ARGV[3]) and string.find(all[i], '^[!-~]+$') then
+    names[#names + 1] = all[i]
+    values[all[i]] = all[i + 1]
   end
 end
-return {'OK', redis.sha1hex(table.concat(names, '\n')), table.concat(out, ' ')}`)
+table.sort(names)
+local out = {}
+for i, name in ipairs(names) do
+  local v = values[name]
+  out[i] = (#v <= 24 and string.find(v, '^[!-~]+$')) and v or '?'
+end
+local sum = redis.sha1hex(table.concat(names, '\n'))
+if sum == ARGV[1] then names = {} end
+return {'OK', sum, table.concat(names, '\n'), table.concat(out, ' ')}`)
 
-const markLen = 8 // hexadecimal digits of a mark
+// markField writes the mark of a lease; what a stranger put in the place of the hash goes.
+const markField = `
+local function markField(heads, field, value)
+  local res = redis.pcall('HSET', heads, field, value)
+  if type(res) == 'table' and res.err then
+    if not string.find(res.err, 'WRONGTYPE', 1, true) then return redis.error_reply(res.err) end
+    redis.call('DEL', heads)
+    redis.call('HSET', heads, field, value)
+  end
+end
+`
+
+// announce writes an announcement when it is another one than before.
+// KEYS members heads; ARGV node text field
+var announce = redis.NewScript(boardGuard + `
+if not is(KEYS[1], 'hash') then redis.call('DEL', KEYS[1]) end
+if not is(KEYS[2], 'hash') then redis.call('DEL', KEYS[2]) end
+local before = redis.call('HGET', KEYS[2], ARGV[3])
+if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] and before then return {'OK'} end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+local ms, us = now()
+redis.call('HSET', KEYS[2], ARGV[3], text(math.max((before and num(before) or 0) + 1, us)))
+return {'OK'}`)
+
+const markLen = 4 // characters of a mark
+
+// beatDigits are how beats modulo registry.BeatTurn are written.
+const beatDigits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+
+func beatDigit(beat uint64) string { return beatDigits[beat%registry.BeatTurn:][:1] }
 
 var beatOrClock = [2]*regexp.Regexp{regexp.MustCompile(`"beat":[0-9]+`), regexp.MustCompile(`"clock":[0-9]+`)}
 
-// markOf is what lookLeases says of a lease's text.
-func markOf(text string) string {
+// withoutBeat leaves out of a lease's text what changes with every renewal.
+func withoutBeat(text string) string {
 	for _, field := range beatOrClock {
 		if at := field.FindStringIndex(text); at != nil {
 			text = text[:at[0]] + text[at[1]:]
 		}
 	}
-	return sumOf(text)[:markLen]
+	return text
 }
 
-func sumOf(text string) string {
+// markOf stands for a text of withoutBeat.
+func markOf(text string) string {
 	sum := sha1.Sum([]byte(text)) //nolint:gosec // as above
-	return hex.EncodeToString(sum[:])
+	return base64.RawURLEncoding.EncodeToString(sum[:markLen*6/8])
 }
+
+// lookAt returns what the heads were at most age ago.
+func (s *Store) lookAt(ctx context.Context, age time.Duration) (look, error) {
+	select {
+	case s.seen.looking <- struct{}{}:
+		defer func() { <-s.seen.looking }()
+	case <-ctx.Done():
+		return look{}, wrap("look for changes", context.Cause(ctx))
+	}
+	s.seen.mu.Lock()
+	l := s.seen.look
+	s.seen.mu.Unlock()
+	if !l.at.IsZero() && time.Since(l.at) < age {
+		return l, nil
+	}
+	began := time.Now()
+	callCtx, cancel := s.bound(ctx)
+	defer cancel()
+	s.seen.mu.Lock()
+	clear(s.seen.news)
+	s.seen.mu.Unlock()
+	answer, err := lookHeads.Run(callCtx, s.reader(), []string{s.headsKey()}, l.sum, maxFields, maxFieldLen).StringSlice()
+	if err != nil && !errors.Is(wrap("", err), registry.ErrCorrupt) {
+		return look{}, s.readFailed(wrap("look for changes", err))
+	}
+	l = l.next(answer, began)
+	s.seen.mu.Lock()
+	defer s.seen.mu.Unlock()
+	s.seen.look = l
+	s.sawOurs(&l)
+	return l, nil
+}
+
+// next takes in an answer of lookHeads; what it does not say is unknown.
+func (l look) next(answer []string, at time.Time) look {
+	out := look{at: at}
+	if len(answer) != 4 || answer[1] == "" {
+		return out
+	}
+	out.sum, out.fields, out.values = answer[1], l.fields, strings.Fields(answer[3])
+	if out.sum != l.sum {
+		out.fields = make(map[string]int)
+		for i, name := range strings.Fields(answer[2]) {
+			out.fields[name] = i
+		}
+	}
+	if len(out.values) != len(out.fields) {
+		return look{at: at}
+	}
+	return out
+}
+
+// head returns the head of a kind, 0 for none.
+func (l *look) head(kind registry.NoteKind) uint64 { return parseHead(l.value(string(kind))) }
 
 // Members implements registry.Source. It is asked every second by everybody, so what is
 // too long to be an announcement stays where it is.
 func (s *Store) Members(ctx context.Context) ([]registry.Announcement, int, error) {
-	callCtx, cancel := s.bound(ctx)
-	revision, err := s.client.Get(callCtx, s.membersRevisionKey()).Result()
-	cancel()
-	if err != nil && !errors.Is(err, redis.Nil) && !errors.Is(wrap("", err), registry.ErrCorrupt) {
-		return nil, 0, wrap("read "+s.membersKey(), err)
+	l, err := s.lookAt(ctx, 0)
+	if err != nil {
+		return nil, 0, err
 	}
-	now := time.Now()
+	revision, now := l.value(membersField), time.Now()
 	s.seen.mu.Lock()
+	s.seen.spare = true
 	if revision != "" && revision == s.seen.revision && now.Sub(s.seen.at) < membersAnyhow {
 		defer s.seen.mu.Unlock()
 		return slices.Clone(s.seen.members), s.seen.bad, nil
 	}
 	s.seen.mu.Unlock()
-	members, names, bad, err := s.readMembers(ctx)
+	members, bad, err := s.readMembers(ctx)
 	if err != nil {
 		return nil, 0, err
 	}
-	slices.Sort(names)
 	s.seen.mu.Lock()
 	defer s.seen.mu.Unlock()
 	s.seen.revision, s.seen.at, s.seen.members, s.seen.bad = revision, now, members, bad
-	s.seen.names, s.seen.sum = names, sumOf(strings.Join(names, "\n"))
 	return slices.Clone(members), bad, nil
 }
 
@@ -136,16 +235,17 @@ func (s *Store) Leases(ctx context.Context, nodes []pbxmesh.NodeID) (map[pbxmesh
 	if len(nodes) == 0 {
 		return map[pbxmesh.NodeID]registry.Lease{}, 0, nil
 	}
-	if s.cluster {
-		return s.readLeases(ctx, nodes)
+	age := time.Duration(0)
+	s.seen.mu.Lock()
+	if s.seen.spare { // members and leases are asked for together
+		s.seen.spare, age = false, lookAge
 	}
-	callCtx, cancel := s.bound(ctx)
-	answer, err := lookLeases.Run(callCtx, s.client, []string{s.membersKey()}, s.o.Prefix, 4*registry.MaxMembers, registry.MaxLeaseLen).StringSlice()
-	cancel()
-	if err != nil && !errors.Is(wrap("", err), registry.ErrCorrupt) {
-		return map[pbxmesh.NodeID]registry.Lease{}, 0, wrap("read the leases", err)
+	s.seen.mu.Unlock()
+	l, err := s.lookAt(ctx, age)
+	if err != nil {
+		return map[pbxmesh.NodeID]registry.Lease{}, 0, err
 	}
-	leases, rest := s.unchanged(answer, nodes, time.Now())
+	leases, rest := s.unchanged(&l, nodes, time.Now())
 	if len(rest) == 0 {
 		return leases, 0, nil
 	}
@@ -156,59 +256,54 @@ func (s *Store) Leases(ctx context.Context, nodes []pbxmesh.NodeID) (map[pbxmesh
 	return leases, bad, err
 }
 
-// unchanged returns the leases of nodes that the answer of lookLeases shows to be as they were
-// but for their beats, and the nodes whose leases must be read. Who is in neither has none.
-func (s *Store) unchanged(answer []string, nodes []pbxmesh.NodeID, now time.Time) (map[pbxmesh.NodeID]registry.Lease, []pbxmesh.NodeID) {
+// unchanged returns the leases of nodes that l shows to be as they were but for their beats,
+// and the nodes whose leases must be read.
+func (s *Store) unchanged(l *look, nodes []pbxmesh.NodeID, now time.Time) (map[pbxmesh.NodeID]registry.Lease, []pbxmesh.NodeID) {
 	leases := make(map[pbxmesh.NodeID]registry.Lease, len(nodes))
 	s.seen.mu.Lock()
 	defer s.seen.mu.Unlock()
-	var marks []string
-	if len(answer) == 3 && answer[1] == s.seen.sum {
-		marks = strings.Fields(answer[2])
-	}
-	if len(marks) != len(s.seen.names) {
-		return leases, nodes // other members than are known
-	}
 	var rest []pbxmesh.NodeID
 	for _, id := range nodes {
-		i, known := slices.BinarySearch(s.seen.names, string(id))
-		switch {
-		case known && marks[i] == "-":
-			delete(s.seen.leases, id)
-		case known && s.seen.leases[id].goOn(marks[i], now):
-			leases[id] = s.seen.leases[id].lease
-		default:
+		if known := s.seen.leases[id]; known.goOn(l.value(leaseField(id)), l.at, now) {
+			leases[id] = known.lease
+		} else {
 			rest = append(rest, id)
 		}
 	}
 	return leases, rest
 }
 
-// goOn brings l's beat up to date, and reports whether nothing else of it changed.
-func (l *seenLease) goOn(mark string, now time.Time) bool {
-	if l == nil || len(mark) <= markLen || mark[:markLen] != l.mark || now.Sub(l.at) >= leaseAnyhow || l.looks < leaseLooks {
+// goOn brings l's beat up to date by a look of the time at, and reports whether nothing else of
+// it changed and it goes on.
+func (l *seenLease) goOn(mark string, at, now time.Time) bool {
+	if l == nil || len(mark) != markLen+1 || mark[:markLen] != l.mark || now.Sub(l.at) >= leaseAnyhow || l.looks < leaseLooks {
 		return false
 	}
-	beat, err := strconv.ParseUint(mark[markLen:], 10, 16)
-	if err != nil || beat >= beatTurn {
+	beat := strings.IndexByte(beatDigits, mark[markLen])
+	if beat < 0 || !at.After(l.at) { // the look may be older than the lease
 		return false
 	}
-	if more := (beat + beatTurn - l.lease.Beat%beatTurn) % beatTurn; more > 0 {
-		l.lease.Beat += more
-		l.lease.Clock = 0 // that of this renewal was not read
+	more := (uint64(beat) + registry.BeatTurn - l.lease.Beat%registry.BeatTurn) % registry.BeatTurn
+	if more == 0 {
+		l.still++
+		return l.still < leaseStill
 	}
+	l.still = 0
+	l.lease.Beat += more
+	l.lease.Clock = 0 // that of this renewal was not read
 	return true
 }
 
 // readLeases reads the leases themselves.
 func (s *Store) readLeases(ctx context.Context, nodes []pbxmesh.NodeID) (map[pbxmesh.NodeID]registry.Lease, int, error) {
 	leases := make(map[pbxmesh.NodeID]registry.Lease, len(nodes))
-	texts, bad, err := s.leaseTexts(ctx, nodes)
+	texts, err := s.leaseTexts(ctx, nodes)
+	if err != nil {
+		return leases, 0, err
+	}
 	s.seen.mu.Lock()
 	defer s.seen.mu.Unlock()
-	if s.seen.leases == nil {
-		s.seen.leases = map[pbxmesh.NodeID]*seenLease{}
-	}
+	bad := 0
 	for i, id := range nodes {
 		before := s.seen.leases[id]
 		delete(s.seen.leases, id)
@@ -221,52 +316,32 @@ func (s *Store) readLeases(ctx context.Context, nodes []pbxmesh.NodeID) (map[pbx
 			continue
 		}
 		leases[id] = lease
-		l := &seenLease{lease: lease, mark: markOf(texts[i]), at: time.Now(), looks: 1}
+		l := &seenLease{lease: lease, mark: markOf(withoutBeat(texts[i])), at: time.Now(), looks: 1}
 		if before != nil && before.lease.Instance == lease.Instance {
 			l.looks += before.looks
+			if before.lease.Beat == lease.Beat {
+				l.still = before.still + 1
+			}
 		}
 		s.seen.leases[id] = l
 	}
-	return leases, bad, err
+	return leases, bad, nil
 }
 
-// leaseTexts returns the texts of leases, "" for none. With an error those that could be read.
-func (s *Store) leaseTexts(ctx context.Context, nodes []pbxmesh.NodeID) (texts []string, bad int, failed error) {
+// leaseTexts returns the texts of leases, "" for none.
+func (s *Store) leaseTexts(ctx context.Context, nodes []pbxmesh.NodeID) ([]string, error) {
 	ctx, cancel := s.bound(ctx)
 	defer cancel()
-	texts = make([]string, len(nodes))
-	if !s.cluster {
-		keys := make([]string, len(nodes))
-		for i, id := range nodes {
-			keys[i] = s.key(id, "lease")
-		}
-		answers, err := s.client.MGet(ctx, keys...).Result()
-		if err != nil {
-			return texts, 0, wrap("read the leases", err)
-		}
-		for i := range min(len(texts), len(answers)) {
-			texts[i], _ = answers[i].(string)
-		}
-		return texts, 0, nil
-	}
-	pipe := s.client.Pipeline()
-	answers := make([]*redis.StringCmd, len(nodes))
+	texts, keys := make([]string, len(nodes)), make([]string, len(nodes))
 	for i, id := range nodes {
-		answers[i] = pipe.Get(ctx, s.key(id, "lease"))
+		keys[i] = s.key(id, "lease")
 	}
-	// Its error is that of one of the answers, which are looked at one by one.
-	_, _ = pipe.Exec(ctx)
-	for i := range answers {
-		text, err := answers[i].Result()
-		switch {
-		case errors.Is(err, redis.Nil):
-		case err == nil:
-			texts[i] = text
-		case errors.Is(wrap("", err), registry.ErrCorrupt):
-			bad++
-		default:
-			failed = wrap("read the leases", err)
-		}
+	answers, err := s.reader().MGet(ctx, keys...).Result()
+	if err != nil {
+		return texts, s.readFailed(wrap("read the leases", err))
 	}
-	return texts, bad, failed
+	for i := range min(len(texts), len(answers)) {
+		texts[i], _ = answers[i].(string)
+	}
+	return texts, nil
 }

@@ -98,7 +98,7 @@ func TestUnchangedIsNotReadAgain(t *testing.T) {
 		renew(nodes...)
 		look(nodes...)
 	}
-	if n := called(t, raw, "mget") - read; n != rounds { // one within each look
+	if n := called(t, raw, "mget") - read; n != 0 {
 		t.Errorf("leases were read %d times in %d rounds", n, rounds)
 	}
 	if n := called(t, raw, "hstrlen") - sent; n != 0 {

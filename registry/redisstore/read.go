@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -16,14 +15,12 @@ import (
 )
 
 const (
-	scanCount   = 3000 // fields per HSCAN, 1 MB of usual records
-	followCount = 256  // batches per stream and XREAD
+	scanCount = 3000 // fields per HSCAN, 1 MB of usual records
 )
 
-// readMembers reads all announcements, and the names of all fields.
-func (s *Store) readMembers(ctx context.Context) (members []registry.Announcement, names []string, bad int, err error) {
+// readMembers reads all announcements.
+func (s *Store) readMembers(ctx context.Context) (members []registry.Announcement, bad int, err error) {
 	add := func(node, text string) error {
-		names = append(names, node)
 		if a, err := registry.DecodeAnnouncement(node, text); err == nil && len(members) < registry.MaxMembers {
 			members = append(members, a)
 		} else {
@@ -32,21 +29,21 @@ func (s *Store) readMembers(ctx context.Context) (members []registry.Announcemen
 		return nil
 	}
 	callCtx, cancel := s.bound(ctx)
-	answer, err := readMembers.Run(callCtx, s.client, []string{s.membersKey()}, registry.MaxAnnouncementLen, 4*registry.MaxMembers).StringSlice()
+	answer, err := readMembers.Run(callCtx, s.reader(), []string{s.membersKey()}, registry.MaxAnnouncementLen, 4*registry.MaxMembers).StringSlice()
 	cancel()
 	switch {
 	case err != nil:
-		return nil, nil, 0, wrap("read "+s.membersKey(), err)
+		return nil, 0, s.readFailed(wrap("read "+s.membersKey(), err))
 	case len(answer) == 1: // somebody filled the list
 		if err := s.scan(ctx, s.membersKey(), add); err != nil {
-			return nil, nil, bad, err
+			return nil, bad, err
 		}
-		return members, names, bad, nil
+		return members, bad, nil
 	}
 	for i := 0; i+1 < len(answer); i += 2 {
 		_ = add(answer[i], answer[i+1])
 	}
-	return members, names, bad, nil
+	return members, bad, nil
 }
 
 // scan calls each for every field of a hash; some may come twice.
@@ -59,10 +56,10 @@ func (s *Store) scanMatch(ctx context.Context, key, match string, count int64, e
 	cursor := uint64(0)
 	for {
 		callCtx, cancel := s.bound(ctx)
-		page, next, err := s.client.HScan(callCtx, key, cursor, match, count).Result()
+		page, next, err := s.reader().HScan(callCtx, key, cursor, match, count).Result()
 		cancel()
 		if err != nil {
-			return wrap("read "+key, err)
+			return s.readFailed(wrap("read "+key, err))
 		}
 		for i := 0; i+1 < len(page); i += 2 {
 			if err := each(page[i], page[i+1]); err != nil {
@@ -109,9 +106,9 @@ func (s *Store) place(ctx context.Context, node pbxmesh.NodeID) (registry.Snapsh
 	ctx, cancel := s.bound(ctx)
 	defer cancel()
 	info := registry.SnapshotInfo{Cursor: registry.Cursor{Node: node}}
-	meta, err := s.client.HMGet(ctx, s.key(node, "meta"), "v", "term", "seq", "epoch").Result()
+	meta, err := s.reader().HMGet(ctx, s.key(node, "meta"), "v", "term", "seq", "epoch").Result()
 	if err != nil {
-		return info, wrap("read "+s.key(node, "meta"), err)
+		return info, s.readFailed(wrap("read "+s.key(node, "meta"), err))
 	}
 	var field [4]string
 	for i := range min(len(field), len(meta)) {
@@ -129,28 +126,12 @@ func (s *Store) place(ctx context.Context, node pbxmesh.NodeID) (registry.Snapsh
 	return info, nil
 }
 
-// Follow implements registry.Source. It returns as soon as ctx ends; the call to Redis then
-// goes on for the rest of wait, or until the Store is closed.
-func (s *Store) Follow(ctx context.Context, after []registry.Cursor, wait time.Duration) ([]registry.Batch, error) {
-	type answer struct {
-		batches []registry.Batch
-		err     error
+// Changes implements registry.Source.
+func (s *Store) Changes(ctx context.Context, after []registry.Cursor) ([]registry.Batch, error) {
+	if len(after) == 0 {
+		return nil, nil
 	}
-	done := make(chan answer, 1)
-	go func() {
-		batches, err := s.follow(context.WithoutCancel(ctx), after, wait)
-		done <- answer{batches, err}
-	}()
-	select {
-	case a := <-done:
-		return a.batches, a.err
-	case <-ctx.Done():
-		return nil, fmt.Errorf("%w: redis: follow changes: %w", pbxmesh.ErrUnavailable, context.Cause(ctx))
-	}
-}
-
-func (s *Store) follow(ctx context.Context, after []registry.Cursor, wait time.Duration) ([]registry.Batch, error) {
-	batches, err := s.read(ctx, after, max(wait, time.Millisecond)) // BLOCK 0 would wait for ever
+	batches, err := s.changes(ctx, after)
 	if !errors.Is(err, registry.ErrCorrupt) {
 		return batches, err
 	}
@@ -158,7 +139,7 @@ func (s *Store) follow(ctx context.Context, after []registry.Cursor, wait time.D
 	// the others.
 	batches = nil
 	for _, c := range after {
-		some, err := s.read(ctx, []registry.Cursor{c}, -1)
+		some, err := s.changes(ctx, []registry.Cursor{c})
 		switch {
 		case errors.Is(err, registry.ErrCorrupt):
 			some = []registry.Batch{{Node: c.Node, Broken: true, Bad: 1}}
@@ -170,8 +151,8 @@ func (s *Store) follow(ctx context.Context, after []registry.Cursor, wait time.D
 	return batches, nil
 }
 
-func (s *Store) read(ctx context.Context, after []registry.Cursor, wait time.Duration) ([]registry.Batch, error) {
-	ctx, cancel := context.WithTimeout(ctx, max(wait, 0)+s.o.Timeout)
+func (s *Store) changes(ctx context.Context, after []registry.Cursor) ([]registry.Batch, error) {
+	ctx, cancel := s.bound(ctx)
 	defer cancel()
 	streams := make([]string, 2*len(after))
 	nodes := make(map[string]pbxmesh.NodeID, len(after))
@@ -180,12 +161,13 @@ func (s *Store) read(ctx context.Context, after []registry.Cursor, wait time.Dur
 		streams[len(after)+i] = strconv.FormatUint(c.Term, 10) + "-" + strconv.FormatUint(c.Seq, 10)
 		nodes[streams[i]] = c.Node
 	}
-	answer, err := s.client.XRead(ctx, &redis.XReadArgs{Streams: streams, Count: followCount, Block: wait}).Result()
+	// A negative Block asks without waiting.
+	answer, err := s.reader().XRead(ctx, &redis.XReadArgs{Streams: streams, Count: registry.MaxChanges, Block: -1}).Result()
 	if errors.Is(err, redis.Nil) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, wrap("follow changes", err)
+		return nil, s.readFailed(wrap("ask for changes", err))
 	}
 	var batches []registry.Batch
 	for _, stream := range answer {
@@ -194,15 +176,6 @@ func (s *Store) read(ctx context.Context, after []registry.Cursor, wait time.Dur
 		}
 	}
 	return batches, nil
-}
-
-// Partition implements registry.Source: one XREAD serves one slot of a cluster,
-// and all nodes elsewhere.
-func (s *Store) Partition(node pbxmesh.NodeID) string {
-	if !s.cluster {
-		return ""
-	}
-	return strconv.Itoa(slot(string(node)))
 }
 
 // fieldOf is the hash field of a record. A kind has letters only, so the first
@@ -271,21 +244,4 @@ func parseEntry(node pbxmesh.NodeID, id string, values map[string]any) registry.
 		b.Records = append(b.Records, rec)
 	}
 	return b
-}
-
-// slot is the hash slot of a tag: CRC16/XMODEM modulo 16384 (Redis Cluster
-// specification, "Key distribution model").
-func slot(tag string) int {
-	crc := uint16(0)
-	for i := range len(tag) {
-		crc ^= uint16(tag[i]) << 8
-		for range 8 {
-			if crc&0x8000 != 0 {
-				crc = crc<<1 ^ 0x1021
-			} else {
-				crc <<= 1
-			}
-		}
-	}
-	return int(crc) % 16384
 }

@@ -13,7 +13,7 @@ import (
 )
 
 // Rights are the commands that a user of the server needs for everything that daemons and
-// commands of ours do there, on the keys and channels of Prefix:*. A Cluster asks for
+// commands of ours do there, on the keys and channels of Prefix:* ({Prefix}:* in a Cluster). A Cluster asks for
 // clusterRights as well.
 var Rights = []string{
 	"client|setname", "del", "eval", "evalsha", "get", "hdel", "hexists", "hget", "hgetall", "hkeys", "hlen", "hmget", "hscan", "hset", "hstrlen", "mget", "pexpire", "ping", "pttl",
@@ -28,14 +28,14 @@ func ACL(prefix string, cluster bool) string {
 	if cluster {
 		rights = slices.Concat(rights, clusterRights)
 	}
-	return fmt.Sprintf("resetkeys ~%[1]s:* resetchannels &%[1]s:* -@all +%[2]s", prefix, strings.Join(rights, " +"))
+	return fmt.Sprintf("resetkeys ~%[1]s:* resetchannels &%[1]s:* -@all +%[2]s", base(prefix, cluster), strings.Join(rights, " +"))
 }
 
 // checkRights tries every command of Rights on keys that nobody reads, but for those by which
 // each connection begins: without them there is none. The error names those that are not
 // allowed.
 func (s *Store) checkRights(ctx context.Context) error {
-	key := s.o.Prefix + ":check:" + rand.Text()
+	key := s.base + ":check:" + rand.Text()
 	hash, text, stream, set := key+":h", key+":t", key+":x", key+":z"
 	ms := checkTTL.Milliseconds()
 	tries := [][]any{
@@ -66,7 +66,7 @@ func (s *Store) checkRights(ctx context.Context) error {
 		missing = append(missing, "subscribe")
 	}
 	if len(missing) > 0 {
-		return fmt.Errorf("%w: redis: NOPERM: the user may not run %s on keys and channels of %s:*", pbxmesh.ErrUnavailable, strings.Join(missing, ", "), s.o.Prefix)
+		return fmt.Errorf("%w: redis: NOPERM: the user may not run %s on keys and channels of %s:*", pbxmesh.ErrUnavailable, strings.Join(missing, ", "), s.base)
 	}
 	return nil
 }

@@ -34,10 +34,10 @@ local function held(key, instance, over)
   local b = t.body
   if type(b.instance) ~= 'string' or type(b.owner) ~= 'string' or type(b.beat) ~= 'number' then return nil end
   if b.instance == '' or #b.instance > 128 or #b.owner > 128 then return nil end
+  if b.instance == instance or (over ~= '' and b.instance == over) then return nil end
   -- no daemon writes a lease that never ends, and one would lock the node for ever
   local left = redis.call('PTTL', key)
   if left < 0 or left > 3600000 then return nil end
-  if b.instance == instance or (over ~= '' and b.instance == over) then return nil end
   return {'HELD', b.owner, b.instance, string.format('%.0f', b.beat)}
 end
 `
@@ -67,8 +67,8 @@ return guard(function()
 end)`)
 
 // commit makes a filled hash the node's records.
-// KEYS meta new-rec log old-rec; ARGV term epoch digests count garbage-ttl
-var commit = redis.NewScript(guard + `
+// KEYS meta new-rec log old-rec; ARGV term epoch digests count garbage-ttl channel node
+var commit = redis.NewScript(guard + packTold + `
 return guard(function()
   if redis.call('HGET', KEYS[1], 'next') ~= ARGV[1] then
     return {'FENCED', 'another publication began later'}
@@ -77,18 +77,20 @@ return guard(function()
     return {'LOST', 'the new records changed before they counted'}
   end
   redis.call('DEL', KEYS[3])
-  redis.call('XADD', KEYS[3], ARGV[1] .. '-1', 'v', '1', 'p', '0', 'k', 'reset', 'd', ARGV[3], 'e', ARGV[2])
+  local entry = {'v', '1', 'p', '0', 'k', 'reset', 'd', ARGV[3], 'e', ARGV[2]}
+  redis.call('XADD', KEYS[3], ARGV[1] .. '-1', unpack(entry))
   redis.call('HSET', KEYS[1], 'v', '1', 'term', ARGV[1], 'seq', '1', 'epoch', ARGV[2])
   for _, k in ipairs({KEYS[1], KEYS[2], KEYS[3]}) do redis.call('PEXPIRE', k, ARGV[5]) end
   if KEYS[4] ~= KEYS[2] then redis.call('UNLINK', KEYS[4]) end
+  tell(ARGV[6], ARGV[7], ARGV[1] .. '-1', entry)
   return {'OK'}
 end)`)
 
 // appendBatch applies a batch. The stream comes first: if it refuses the id,
 // nothing was written.
-// KEYS meta rec log; ARGV term seq prev max-length digests epoch puts
+// KEYS meta rec log; ARGV term seq prev max-length digests epoch puts channel node
 // then puts pairs of field and value, then fields to remove
-var appendBatch = redis.NewScript(guard + `
+var appendBatch = redis.NewScript(guard + packTold + `
 return guard(function()
   local m = redis.call('HMGET', KEYS[1], 'term', 'seq')
   local term, seq = num(m[1]), num(m[2])
@@ -99,7 +101,7 @@ return guard(function()
   if seq < prev then return {'LOST', 'sequence ' .. m[2]} end
   local entry = {'v', '1', 'p', m[2], 'd', ARGV[5], 'e', ARGV[6]}
   local put, del = {}, {}
-  local i = 8
+  local i = 10
   for _ = 1, tonumber(ARGV[7]) do
     entry[#entry + 1] = '+' .. ARGV[i]
     entry[#entry + 1] = ARGV[i + 1]
@@ -116,12 +118,14 @@ return guard(function()
   if #put > 0 then redis.call('HSET', KEYS[2], unpack(put)) end
   if #del > 0 then redis.call('HDEL', KEYS[2], unpack(del)) end
   redis.call('HSET', KEYS[1], 'seq', ARGV[2])
+  tell(ARGV[8], ARGV[9], ARGV[1] .. '-' .. ARGV[2], entry)
   return {'OK'}
 end)`)
 
 // renew writes the lease and looks at what the store holds.
-// KEYS lease meta rec log; ARGV lease ttl term seq instance over count garbage-ttl (0: not now)
-var renew = redis.NewScript(guard + `
+// KEYS lease meta rec log heads; ARGV lease ttl term seq instance over count garbage-ttl (0: not now)
+// field mark
+var renew = redis.NewScript(guard + markField + `
 return guard(function()
   local other = held(KEYS[1], ARGV[5], ARGV[6])
   if other then return other end
@@ -133,6 +137,8 @@ return guard(function()
     if term and term > t then return {'FENCED', 'term ' .. m[1]} end
   end
   redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+  local err = markField(KEYS[5], ARGV[9], ARGV[10])
+  if err then return err end
   if t == 0 then return {'OK'} end
   if not term or not seq or term < t or seq < s then
     return {'LOST', 'term ' .. tostring(m[1]) .. ' sequence ' .. tostring(m[2])}
@@ -146,8 +152,18 @@ return guard(function()
   return {'OK'}
 end)`)
 
+// goOn renews a lease that says what it said before. Answers FULL when another one stands there.
+// KEYS lease heads; ARGV instance beat clock ttl field mark, the first three as they stand in the text
+var goOn = redis.NewScript(markField + `
+local l = redis.pcall('GET', KEYS[1])
+if type(l) ~= 'string' or not string.find(l, ARGV[1], 1, true) then return {'FULL'} end
+l = string.gsub(l, '"beat":%d+', ARGV[2], 1)
+l = string.gsub(l, '"clock":%d+', ARGV[3], 1)
+redis.call('SET', KEYS[1], l, 'PX', ARGV[4])
+return markField(KEYS[2], ARGV[5], ARGV[6]) or {'OK'}`)
+
 // leave ends a lease that is still the caller's.
-// KEYS lease; ARGV instance
+// KEYS lease heads; ARGV instance field
 var leave = redis.NewScript(guard + `
 return guard(function()
   local l = redis.pcall('GET', KEYS[1])
@@ -155,6 +171,7 @@ return guard(function()
   local ok, t = pcall(cjson.decode, l)
   if ok and type(t) == 'table' and type(t.body) == 'table' and t.body.instance == ARGV[1] then
     redis.call('DEL', KEYS[1])
+    redis.pcall('HDEL', KEYS[2], ARGV[2])
   end
   return {'OK'}
 end)`)

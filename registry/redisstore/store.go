@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -25,10 +26,16 @@ const (
 // Store is a registry.Backend in Redis. Every command is bounded by the deadline
 // of its context and by Options.Timeout, whichever comes first.
 type Store struct {
-	o       Options
-	client  redis.UniversalClient
-	cluster bool
-	seen    seen
+	o      Options
+	base   string // starts every key
+	client redis.UniversalClient
+	near   *replica // nil: everything is read where it is written
+	seen   seen
+	told   *subscriptions
+	wrote  struct {
+		sync.Mutex
+		leases map[pbxmesh.NodeID]*renewed
+	}
 }
 
 var _ registry.Backend = (*Store)(nil)
@@ -47,7 +54,22 @@ func New(o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Store{o: o, client: client, cluster: len(o.Addresses) > 0}, nil
+	s := &Store{o: o, base: base(o.Prefix, len(o.Addresses) > 0), client: client, told: newSubscriptions()}
+	s.wrote.leases = map[pbxmesh.NodeID]*renewed{}
+	s.seen.looking = make(chan struct{}, 1)
+	s.seen.news = map[string]bool{}
+	s.seen.ours = map[string]*oursWritten{}
+	s.seen.leases = map[pbxmesh.NodeID]*seenLease{}
+	return s, nil
+}
+
+// base returns what starts every key. In a cluster it is one hash tag: everybody reads
+// everything, and one script writes what belongs together.
+func base(prefix string, cluster bool) string {
+	if cluster {
+		return "{" + prefix + "}"
+	}
+	return prefix
 }
 
 // Close implements registry.Backend.
@@ -61,18 +83,18 @@ func (s *Store) Dissolve(ctx context.Context) error {
 	if err := s.dissolveBoard(ctx); err != nil {
 		return err
 	}
-	if err := s.client.Del(ctx, s.membersKey(), s.membersRevisionKey()).Err(); err != nil {
+	if err := s.client.Del(ctx, s.membersKey()).Err(); err != nil {
 		return fmt.Errorf("%w: redis: remove the members: %w", pbxmesh.ErrUnavailable, err)
 	}
 	return nil
 }
 
-func (s *Store) membersKey() string { return s.o.Prefix + ":members" }
+func (s *Store) membersKey() string { return s.base + ":members" }
 
 // key returns a key of node. NodeIDs are DNS labels, so no name can end the hash
 // tag or reach into another key.
 func (s *Store) key(node pbxmesh.NodeID, part string) string {
-	return s.o.Prefix + ":{" + string(node) + "}:" + part
+	return s.base + ":{" + string(node) + "}:" + part
 }
 
 func (s *Store) recordsKey(node pbxmesh.NodeID, term uint64) string {
@@ -140,7 +162,7 @@ func (s *Store) Publish(ctx context.Context, p registry.Publication) (uint64, er
 	if err = s.fill(ctx, fill, p.Records); err == nil {
 		_, err = s.run(ctx, p.Node, "end a publication", commit,
 			[]string{s.key(p.Node, "meta"), fill, s.key(p.Node, "log"), s.recordsKey(p.Node, old)},
-			strconv.FormatUint(term, 10), p.Epoch, digests, len(p.Records), garbage)
+			strconv.FormatUint(term, 10), p.Epoch, digests, len(p.Records), garbage, s.changesChannel(), string(p.Node))
 	}
 	if errors.Is(err, registry.ErrFenced) || errors.Is(err, registry.ErrLost) || ctx.Err() != nil {
 		// It will never count. While Redis is away it goes by itself.
@@ -192,7 +214,7 @@ func (s *Store) Append(ctx context.Context, b registry.Batch) error {
 	if err != nil {
 		return fmt.Errorf("append: %w", err)
 	}
-	args := make([]any, 7, 7+2*len(b.Records))
+	args := make([]any, 9, 9+2*len(b.Records))
 	puts := 0
 	for i := range b.Records {
 		if rec := &b.Records[i]; !rec.Tombstone() {
@@ -207,11 +229,21 @@ func (s *Store) Append(ctx context.Context, b registry.Batch) error {
 	}
 	copy(args, []any{
 		strconv.FormatUint(b.Term, 10), strconv.FormatUint(b.Seq, 10), b.Prev,
-		s.o.StreamLength, digests, b.Epoch, puts,
+		s.o.StreamLength, digests, b.Epoch, puts, s.changesChannel(), string(b.Node),
 	})
 	_, err = s.run(ctx, b.Node, "publish changes", appendBatch,
 		[]string{s.key(b.Node, "meta"), s.recordsKey(b.Node, b.Term), s.key(b.Node, "log")}, args...)
 	return err
+}
+
+// fullRenewals is how many renewals of an unchanged lease there are for one that looks at
+// everything the store holds of the node.
+const fullRenewals = 5
+
+// renewed is the last lease of a node that was written in full.
+type renewed struct {
+	text string // without beat and clock
+	more int    // renewals since
 }
 
 // Renew implements registry.Publisher.
@@ -225,15 +257,58 @@ func (s *Store) Renew(ctx context.Context, l registry.Lease) error {
 	if s.o.GarbageTTL >= time.Hour && l.Beat%30 != 1 {
 		garbage = 0
 	}
+	plain := withoutBeat(text)
+	field, mark := leaseField(l.Node), markOf(plain)+beatDigit(l.Beat)
+	s.willWrite(field, mark)
+	if garbage == 0 && s.goesOn(l.Node, plain) {
+		on, err := s.goOn(ctx, &l, field, mark)
+		if on || err != nil {
+			return err
+		}
+	}
 	_, err = s.run(ctx, l.Node, "renew the lease", renew, []string{
-		s.key(l.Node, "lease"), s.key(l.Node, "meta"), s.recordsKey(l.Node, l.Term), s.key(l.Node, "log"),
-	}, text, l.TTL.Milliseconds(), l.Term, l.Seq, l.Instance, l.Over, l.Digests.Count(), garbage)
+		s.key(l.Node, "lease"), s.key(l.Node, "meta"), s.recordsKey(l.Node, l.Term), s.key(l.Node, "log"), s.headsKey(),
+	}, text, l.TTL.Milliseconds(), l.Term, l.Seq, l.Instance, l.Over, l.Digests.Count(), garbage, field, mark)
+	s.wrote.Lock()
+	defer s.wrote.Unlock()
+	delete(s.wrote.leases, l.Node)
+	if err == nil && l.Over == "" {
+		s.wrote.leases[l.Node] = &renewed{text: plain}
+	}
 	return err
+}
+
+// goesOn reports whether a renewal need only say that the lease goes on.
+func (s *Store) goesOn(node pbxmesh.NodeID, plain string) bool {
+	s.wrote.Lock()
+	defer s.wrote.Unlock()
+	r := s.wrote.leases[node]
+	if r == nil || r.text != plain || r.more+1 >= fullRenewals {
+		return false
+	}
+	r.more++
+	return true
+}
+
+// goOn renews a lease that says what it said before; false when the store does not hold it.
+func (s *Store) goOn(ctx context.Context, l *registry.Lease, field, mark string) (bool, error) {
+	ctx, cancel := s.bound(ctx)
+	defer cancel()
+	instance, err := json.Marshal(l.Instance)
+	if err != nil {
+		return false, fmt.Errorf("renew: %w", err)
+	}
+	answer, err := goOn.Run(ctx, s.client, []string{s.key(l.Node, "lease"), s.headsKey()}, `"instance":`+string(instance),
+		`"beat":`+strconv.FormatUint(l.Beat, 10), `"clock":`+strconv.FormatInt(l.Clock, 10), l.TTL.Milliseconds(), field, mark).StringSlice()
+	if err != nil {
+		return false, wrap("renew the lease", err)
+	}
+	return len(answer) > 0 && answer[0] == "OK", nil
 }
 
 // Leave implements registry.Publisher.
 func (s *Store) Leave(ctx context.Context, l registry.Lease) error {
-	_, err := s.run(ctx, l.Node, "end the lease", leave, []string{s.key(l.Node, "lease")}, l.Instance)
+	_, err := s.run(ctx, l.Node, "end the lease", leave, []string{s.key(l.Node, "lease"), s.headsKey()}, l.Instance, leaseField(l.Node))
 	return err
 }
 
@@ -243,7 +318,7 @@ func (s *Store) Announce(ctx context.Context, a registry.Announcement) error {
 	if err != nil {
 		return fmt.Errorf("announce: %w", err)
 	}
-	_, err = s.board(ctx, "announce", announce, []string{s.membersKey(), s.membersRevisionKey()}, string(a.Node.ID), text)
+	_, err = s.board(ctx, "announce", announce, []string{s.membersKey(), s.headsKey()}, string(a.Node.ID), text, membersField)
 	return err
 }
 
@@ -258,6 +333,9 @@ func (s *Store) Forget(ctx context.Context, node pbxmesh.NodeID) error {
 	keys := []string{s.key(node, "meta"), s.key(node, "log"), s.key(node, "lease")}
 	if term, err := s.client.HGet(ctx, s.key(node, "meta"), "term").Uint64(); err == nil {
 		keys = append(keys, s.recordsKey(node, term))
+	}
+	if err := s.client.HDel(ctx, s.headsKey(), leaseField(node)).Err(); err != nil && !errors.Is(wrap("", err), registry.ErrCorrupt) {
+		return wrap("forget a node", err)
 	}
 	return wrap("forget a node", s.client.Unlink(ctx, keys...).Err())
 }

@@ -25,9 +25,9 @@ func TestBackend(t *testing.T, open Open) {
 		"a publication replaces the one before":      testReplace,
 		"terms only grow":                            testTerms,
 		"a large publication arrives whole":          testLarge,
-		"changes are followed in order":              testFollow,
-		"a follower is woken by a change":            testWake,
-		"one call follows several nodes":             testFollowMany,
+		"changes are told in order":                  testChanges,
+		"subscribers are told of every batch":        testSubscribe,
+		"one call asks for changes of several nodes": testChangesOfMany,
 		"a repeated batch does nothing":              testRepeat,
 		"a batch that builds on too much is lost":    testLost,
 		"a writer of an older term is fenced":        testFenced,
@@ -42,6 +42,7 @@ func TestBackend(t *testing.T, open Open) {
 		"who asks for newer notes gets those only":   testNotesAfter,
 		"a note ends by itself":                      testNoteEnds,
 		"a note that is held goes on":                testNoteHeld,
+		"beats are seen":                             testBeats,
 		"notes at their limits survive":              testNoteLimits,
 		"who watches notes is told":                  testWatch,
 		"a thousand large notes are read whole":      testNoteBulk,
@@ -142,11 +143,11 @@ func (b *backend) holds(node pbxmesh.NodeID, want map[string]string) registry.Sn
 	return info
 }
 
-func (b *backend) follow(wait time.Duration, after ...registry.Cursor) []registry.Batch {
+func (b *backend) changes(after ...registry.Cursor) []registry.Batch {
 	b.t.Helper()
-	batches, err := b.Follow(ctx(b.t), after, wait)
+	batches, err := b.Changes(ctx(b.t), after)
 	if err != nil {
-		b.t.Fatalf("follow: %v", err)
+		b.t.Fatalf("changes: %v", err)
 	}
 	return batches
 }
@@ -172,7 +173,7 @@ func testEmpty(t *testing.T, b *backend) {
 	if err != nil || len(leases) != 0 || bad != 0 {
 		t.Errorf("leases %v, bad %d, err %v", leases, bad, err)
 	}
-	if got := b.follow(10*time.Millisecond, registry.Cursor{Node: buffalo}); len(got) != 0 {
+	if got := b.changes(registry.Cursor{Node: buffalo}); len(got) != 0 {
 		t.Errorf("followed %v", got)
 	}
 }
@@ -184,11 +185,11 @@ func testPublish(t *testing.T, b *backend) {
 	if info.Term != term || info.Seq != 1 || info.Epoch != "core-1" || info.Node != buffalo {
 		t.Errorf("snapshot at %+v, want term %d, sequence 1, epoch core-1", info, term)
 	}
-	got := b.follow(time.Second, registry.Cursor{Node: buffalo})
+	got := b.changes(registry.Cursor{Node: buffalo})
 	if len(got) != 1 || !got[0].Reset || got[0].Term != term || got[0].Seq != 1 || len(got[0].Records) != 0 || got[0].Epoch != "core-1" {
 		t.Errorf("a new follower sees %+v, want a reset", got)
 	}
-	if got := b.follow(5*time.Millisecond, info.Cursor); len(got) != 0 {
+	if got := b.changes(info.Cursor); len(got) != 0 {
 		t.Errorf("behind the snapshot there is %+v", got)
 	}
 	b.publish(london, "core-2")
@@ -205,7 +206,7 @@ func testReplace(t *testing.T, b *backend) {
 	if info := b.holds(buffalo, map[string]string{"registration b": "1 9"}); info.Epoch != "core-2" {
 		t.Errorf("epoch %s", info.Epoch)
 	}
-	got := b.follow(time.Second, registry.Cursor{Node: buffalo, Term: first, Seq: 2})
+	got := b.changes(registry.Cursor{Node: buffalo, Term: first, Seq: 2})
 	if len(got) == 0 || !got[len(got)-1].Reset || got[len(got)-1].Term != second {
 		t.Errorf("a follower of the first term sees %+v, want the reset of %d", got, second)
 	}
@@ -235,13 +236,13 @@ func testLarge(t *testing.T, b *backend) {
 	b.holds(buffalo, want)
 }
 
-func testFollow(t *testing.T, b *backend) {
+func testChanges(t *testing.T, b *backend) {
 	term := b.publish(buffalo, "e", rec("a", "1"), rec("b", "2"))
 	b.mustAppend(batch(term, 2, 1, 2, rec("a", "changed"), rec("b", ""), rec("c", "3")))
 	b.mustAppend(batch(term, 7, 2, 1, rec("c", ""))) // sequences may skip
-	got := b.follow(time.Second, registry.Cursor{Node: buffalo, Term: term, Seq: 1})
+	got := b.changes(registry.Cursor{Node: buffalo, Term: term, Seq: 1})
 	if len(got) != 2 {
-		t.Fatalf("followed %+v, want two batches", got)
+		t.Fatalf("changes %+v, want two batches", got)
 	}
 	if f := got[0]; f.Seq != 2 || f.Prev != 1 || f.Term != term || f.Reset || f.Epoch != "e" || !maps.Equal(f.Digests, digests(2)) {
 		t.Errorf("first batch %+v", f)
@@ -256,7 +257,7 @@ func testFollow(t *testing.T, b *backend) {
 	if f := got[1]; f.Seq != 7 || f.Prev != 2 || len(f.Records) != 1 || !f.Records[0].Tombstone() {
 		t.Errorf("second batch %+v", f)
 	}
-	if got := b.follow(time.Second, registry.Cursor{Node: buffalo, Term: term, Seq: 2}); len(got) != 1 || got[0].Seq != 7 {
+	if got := b.changes(registry.Cursor{Node: buffalo, Term: term, Seq: 2}); len(got) != 1 || got[0].Seq != 7 {
 		t.Errorf("after 2 comes %+v, want 7", got)
 	}
 	if info := b.holds(buffalo, map[string]string{"registration a": "2 changed"}); info.Seq != 7 {
@@ -264,37 +265,77 @@ func testFollow(t *testing.T, b *backend) {
 	}
 }
 
-func testWake(t *testing.T, b *backend) {
-	term := b.publish(buffalo, "e")
-	const wait = 10 * time.Second
-	result := make(chan []registry.Batch, 1)
-	began := time.Now()
-	go func() {
-		got, err := b.Follow(ctx(t), []registry.Cursor{{Node: buffalo, Term: term, Seq: 1}}, wait)
-		if err != nil {
-			t.Errorf("follow: %v", err)
+// testSubscribe: who subscribes is told of each batch of every node, as it is applied.
+func testSubscribe(t *testing.T, b *backend) {
+	before := b.publish(buffalo, "e")
+	ctx, cancel := context.WithCancel(t.Context())
+	type subscriber struct {
+		told  chan *registry.Batch
+		ended chan error
+	}
+	subscribe := func() subscriber {
+		t.Helper()
+		s := subscriber{make(chan *registry.Batch, 64), make(chan error, 1)}
+		go func() { s.ended <- b.Subscribe(ctx, func(x *registry.Batch) { s.told <- x }) }()
+		return s
+	}
+	next := func(s subscriber) *registry.Batch {
+		t.Helper()
+		select {
+		case x := <-s.told:
+			return x
+		case err := <-s.ended:
+			t.Fatalf("subscribe: %v", err)
+		case <-time.After(20 * time.Second):
+			t.Fatal("nothing is told")
 		}
-		result <- got
-	}()
-	b.mustAppend(batch(term, 2, 1, 1, rec("a", "1")))
-	got := <-result
-	if took := time.Since(began); len(got) != 1 || took > wait/2 {
-		t.Errorf("woken after %s with %+v", took, got)
+		return nil
+	}
+	one, two := subscribe(), subscribe()
+	for _, s := range []subscriber{one, two} {
+		if x := next(s); x != nil {
+			t.Fatalf("told of %+v before anything was applied", x)
+		}
+	}
+	want := batch(before, 5, 1, 2, rec("a", strings.Repeat("1,2:", 100)), rec("b", ""), rec("c", "3"))
+	b.mustAppend(want)
+	b.mustAppend(want) // which does nothing
+	other := b.publish(london, "f", rec("z", "1"))
+	for _, s := range []subscriber{one, two} {
+		x := next(s)
+		if x == nil || x.Node != buffalo || x.Term != before || x.Seq != 5 || x.Prev != 1 || x.Reset || x.Epoch != "e" || !maps.Equal(x.Digests, digests(2)) {
+			t.Fatalf("told of %+v", x)
+		}
+		got := map[string]string{}
+		for _, r := range x.Records {
+			got[r.Key] = fmt.Sprintf("%d %s", r.Seq, r.Value)
+		}
+		if !maps.Equal(got, map[string]string{"a": "5 " + strings.Repeat("1,2:", 100), "b": "5 ", "c": "5 3"}) {
+			t.Errorf("told of the records %v", got)
+		}
+		if x := next(s); x == nil || x.Node != london || !x.Reset || x.Term != other || x.Seq != 1 || x.Epoch != "f" {
+			t.Errorf("told of %+v, want that london published", x)
+		}
+	}
+	if len(one.told)+len(two.told) != 0 {
+		t.Errorf("told %d and %d times too often", len(one.told), len(two.told))
+	}
+	cancel()
+	for _, s := range []subscriber{one, two} {
+		if err := <-s.ended; !errors.Is(err, context.Canceled) {
+			t.Errorf("ended with %v", err)
+		}
 	}
 }
 
-func testFollowMany(t *testing.T, b *backend) {
-	if b.Partition(buffalo) != b.Partition(london) {
-		t.Skip("the nodes are in different partitions of this store")
-	}
+func testChangesOfMany(t *testing.T, b *backend) {
 	one, two := b.publish(buffalo, "e"), b.publish(london, "e")
 	b.mustAppend(batch(one, 2, 1, 1, rec("a", "1")))
 	x := batch(two, 2, 1, 1, rec("b", "2"))
 	x.Node = london
 	b.mustAppend(x)
 	seen := map[pbxmesh.NodeID]string{}
-	for _, f := range b.follow(time.Second,
-		registry.Cursor{Node: buffalo, Term: one, Seq: 1}, registry.Cursor{Node: london, Term: two, Seq: 1}) {
+	for _, f := range b.changes(registry.Cursor{Node: buffalo, Term: one, Seq: 1}, registry.Cursor{Node: london, Term: two, Seq: 1}) {
 		seen[f.Node] += f.Records[0].Key
 	}
 	if want := map[pbxmesh.NodeID]string{buffalo: "a", london: "b"}; !maps.Equal(seen, want) {
@@ -307,13 +348,13 @@ func testRepeat(t *testing.T, b *backend) {
 	x := batch(term, 2, 1, 1, rec("a", "1"))
 	b.mustAppend(x)
 	b.mustAppend(x)
-	if got := b.follow(time.Second, registry.Cursor{Node: buffalo, Term: term, Seq: 1}); len(got) != 1 {
+	if got := b.changes(registry.Cursor{Node: buffalo, Term: term, Seq: 1}); len(got) != 1 {
 		t.Errorf("followed %+v, want the batch once", got)
 	}
 	// A batch whose fate was unknown, and its successor that builds on less.
 	b.mustAppend(batch(term, 3, 2, 2, rec("b", "2")))
 	b.mustAppend(batch(term, 4, 2, 2, rec("b", "3")))
-	got := b.follow(time.Second, registry.Cursor{Node: buffalo, Term: term, Seq: 2})
+	got := b.changes(registry.Cursor{Node: buffalo, Term: term, Seq: 2})
 	if len(got) != 2 || got[1].Prev != 3 {
 		t.Errorf("followed %+v; the second must say that it follows 3", got)
 	}

@@ -21,7 +21,7 @@ func testFenced(t *testing.T, b *backend) {
 	b.fails("append of an older term", b.Append(ctx(t), batch(old, 3, 2, 3, rec("x", "x"))), registry.ErrFenced)
 	b.fails("renewal of an older term", b.Renew(ctx(t), b.lease("host", "1", old, 2, 2)), registry.ErrFenced)
 	b.holds(buffalo, map[string]string{"registration c": "1 3"})
-	if got := b.follow(5*time.Millisecond, registry.Cursor{Node: buffalo, Term: now, Seq: 1}); len(got) != 0 {
+	if got := b.changes(registry.Cursor{Node: buffalo, Term: now, Seq: 1}); len(got) != 0 {
 		t.Errorf("a fenced batch is followed: %+v", got)
 	}
 	if leases, _, err := b.Leases(ctx(t), []pbxmesh.NodeID{buffalo}); err != nil || len(leases) != 0 {
@@ -188,7 +188,7 @@ func testLimits(t *testing.T, b *backend) {
 	want := map[string]string{"registration " + long.Key: "1 " + long.Value, "registration " + odd.Key: "1 " + odd.Value}
 	b.holds(buffalo, want)
 	b.mustAppend(batch(term, 2, 1, 2, long, odd))
-	got := b.follow(time.Second, registry.Cursor{Node: buffalo, Term: term, Seq: 1})
+	got := b.changes(registry.Cursor{Node: buffalo, Term: term, Seq: 1})
 	if len(got) != 1 || got[0].Bad != 0 || len(got[0].Records) != 2 {
 		t.Fatalf("followed %d batches, want one with two records", len(got))
 	}
@@ -205,11 +205,11 @@ func testContext(t *testing.T, b *backend) {
 	_, _, members := b.Members(ended)
 	_, _, leases := b.Leases(ended, []pbxmesh.NodeID{buffalo})
 	_, snapshot := b.Snapshot(ended, buffalo, func(registry.Record) {})
-	_, follow := b.Follow(ended, []registry.Cursor{{Node: buffalo}}, time.Millisecond)
+	_, changes := b.Changes(ended, []registry.Cursor{{Node: buffalo}})
 	_, _, _, notes := b.Notes(ended, registry.NoteVotes, 0)
 	_, publish := b.Publish(ended, registry.Publication{Node: buffalo, Term: 1, Digests: digests(0)})
 	for what, err := range map[string]error{
-		"members": members, "leases": leases, "snapshot": snapshot, "follow": follow, "publish": publish,
+		"members": members, "leases": leases, "snapshot": snapshot, "changes": changes, "publish": publish,
 		"notes": notes, "post": b.Post(ended, registry.Note{Kind: registry.NoteVotes, Key: "k", Value: "v"}),
 		"append": b.Append(ended, batch(1, 2, 1, 0)), "renew": b.Renew(ended, b.lease("host", "1", 0, 0, 0)),
 		"leave":    b.Leave(ended, b.lease("host", "1", 0, 0, 0)),
