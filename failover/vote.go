@@ -82,6 +82,10 @@ type Vote struct {
 	// CutOff says that no remote node answers the observer.
 	CutOff bool
 
+	// Beats is how often the observer says that it lives and says the same, in whole
+	// milliseconds, at most an hour; 0 for one that posts its vote again instead.
+	Beats time.Duration
+
 	Nodes map[pbxmesh.NodeID]Opinion
 }
 
@@ -116,7 +120,7 @@ const sameFor = 500 * time.Millisecond
 // Same reports whether v says what w says.
 func (v *Vote) Same(w Vote) bool {
 	if v.Observer != w.Observer || v.Instance != w.Instance || v.Self != w.Self || v.Switch != w.Switch || v.Site != w.Site ||
-		v.Load != w.Load || v.LoadWhy != w.LoadWhy || v.CutOff != w.CutOff || len(v.Nodes) != len(w.Nodes) {
+		v.Load != w.Load || v.LoadWhy != w.LoadWhy || v.CutOff != w.CutOff || v.Beats != w.Beats || len(v.Nodes) != len(w.Nodes) {
 		return false
 	}
 	for id, a := range v.Nodes {

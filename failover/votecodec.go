@@ -20,6 +20,7 @@ const (
 	maxWhyLen       = 120
 	maxAge          = 365 * 24 * time.Hour
 	maxHold         = time.Hour
+	maxBeats        = time.Hour
 	voteWireVersion = 1
 )
 
@@ -38,6 +39,7 @@ type wireVote struct {
 	Load     int                 `json:"load,omitempty"`
 	LoadWhy  string              `json:"why,omitempty"`
 	CutOff   bool                `json:"cut,omitempty"`
+	Beats    int64               `json:"b,omitempty"` // milliseconds
 	Nodes    map[string]wireWord `json:"n"`
 }
 
@@ -58,7 +60,7 @@ func EncodeVote(v *Vote) (string, error) {
 	}
 	w := wireVote{
 		Version: voteWireVersion, Observer: v.Observer, Instance: v.Instance, Self: string(v.Self), Site: v.Site,
-		Load: int(v.Load), LoadWhy: v.LoadWhy, CutOff: v.CutOff, Nodes: make(map[string]wireWord, len(v.Nodes)),
+		Load: int(v.Load), LoadWhy: v.LoadWhy, CutOff: v.CutOff, Beats: v.Beats.Milliseconds(), Nodes: make(map[string]wireWord, len(v.Nodes)),
 	}
 	if v.Switch != SwitchUnknown {
 		w.Switch = v.Switch.String()
@@ -121,6 +123,10 @@ func DecodeVote(observer, text string) (Vote, error) {
 		Observer: w.Observer, Instance: w.Instance, Self: pbxmesh.NodeID(w.Self), Site: w.Site,
 		Load: uint16(w.Load), LoadWhy: w.LoadWhy, CutOff: w.CutOff, Nodes: make(map[pbxmesh.NodeID]Opinion, len(w.Nodes)),
 	}
+	var err error
+	if v.Beats, err = milliseconds(w.Beats, maxBeats); err != nil {
+		return Vote{}, err
+	}
 	switch w.Switch {
 	case SwitchAlive.String():
 		v.Switch = SwitchAlive
@@ -129,7 +135,6 @@ func DecodeVote(observer, text string) (Vote, error) {
 	}
 	for id, word := range w.Nodes {
 		o := Opinion{Phones: parseWord(word.Phones), Mesh: parseWord(word.Mesh)}
-		var err error
 		if o.For, err = milliseconds(word.For, maxAge); err != nil {
 			return Vote{}, err
 		}
@@ -168,6 +173,8 @@ func (v *Vote) validate() error {
 		return fmt.Errorf("%w: load %d, 0 to %d are allowed", ErrVote, v.Load, pbxmesh.ShedAll)
 	case len(v.Nodes) > MaxVoteNodes:
 		return fmt.Errorf("%w: %d nodes, at most %d are allowed", ErrVote, len(v.Nodes), MaxVoteNodes)
+	case v.Beats < 0 || v.Beats > maxBeats:
+		return fmt.Errorf("%w: the observer says every %s that it lives", ErrVote, v.Beats)
 	case v.Site != "" && !pbxmesh.ValidSite(v.Site):
 		return fmt.Errorf("%w: the observer's site is %.40q", ErrVote, v.Site)
 	case v.Self != "" && !isNodeID(v.Self):

@@ -90,12 +90,20 @@ func (p *publisher) Hold(ctx context.Context, kind registry.NoteKind, key string
 	return p.to.Hold(ctx, kind, key, revision, ttl)
 }
 
-// Live implements registry.Board.
-func (p *publisher) Live(ctx context.Context, kind registry.NoteKind) ([]time.Duration, uint64, error) {
+// Beat implements registry.Board.
+func (p *publisher) Beat(ctx context.Context, kind registry.NoteKind, key string, beat uint64) error {
+	if err := p.gone(); err != nil {
+		return err
+	}
+	return p.to.Beat(ctx, kind, key, beat)
+}
+
+// Beats implements registry.Board.
+func (p *publisher) Beats(ctx context.Context, kind registry.NoteKind) (map[string]uint64, uint64, error) {
 	if err := p.gone(); err != nil {
 		return nil, 0, err
 	}
-	return p.to.Live(ctx, kind)
+	return p.to.Beats(ctx, kind)
 }
 
 // Watch implements registry.Board.

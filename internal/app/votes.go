@@ -5,10 +5,9 @@ import (
 	crand "crypto/rand"
 	"errors"
 	"log/slog"
-	"maps"
 	"math/rand/v2"
-	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"pbxmesh/failover"
@@ -18,7 +17,9 @@ import (
 // Bounds of the exchange of votes, in renewals of a lease: one knob makes a mesh quicker
 // or slower as a whole.
 const (
-	voteLasts    = 3           // a vote counts for so many renewals after it was seen to hold
+	voteLasts    = 3           // a vote counts for so many renewals after its observer was seen to live
+	voteNote     = 30          // its note ends by itself after so many
+	voteHeld     = 10          // and is put off every so many
 	voteReads    = 5           // looks within two renewals, while nobody tells of news
 	voteMaxLasts = time.Minute // what a note may ask for at most, where three of our renewals are not longer
 	voteMinPause = 50 * time.Millisecond
@@ -41,6 +42,7 @@ type voter struct {
 	log     *slog.Logger
 	wake    chan struct{} // the vote says something new: post it
 	listen  chan struct{} // the same, or another observer's does: read the others'
+	news    atomic.Bool   // somebody told of another observer's, and it was not read since
 	told    told          // when another observer's vote says something new
 
 	mu       sync.Mutex
@@ -49,8 +51,10 @@ type voter struct {
 	posted   *postedVote           // our vote on the board, nil for none
 	untold   bool                  // the registry did not take news
 	after    uint64                // revision
-	onBoard  map[string]uint64     // notes that end by themselves, our own included: their revisions
+	beats    map[string]uint64     // as they were seen last, by observer
+	spoilt   map[string]bool       // observers whose note cannot be read
 	heard    map[string]*heardVote // by observer
+	beat     uint64                // the last one of our own
 	reported map[string]bool       // observers whose bad note was logged, at most maxReported
 }
 
@@ -59,9 +63,9 @@ const maxReported = 64
 
 type heardVote struct {
 	vote     failover.Vote // as it was posted
-	posted   time.Time     // on our clock, as the next two
-	seen     time.Time     // when it was last seen posted or gone on with
-	ends     time.Time
+	posted   time.Time     // on our clock, as the next ones
+	seen     time.Time     // when it was last seen posted, or its observer to live; zero for not yet
+	taken    time.Time     // when it was read, or last seen
 	revision uint64
 	lasts    time.Duration
 }
@@ -71,7 +75,8 @@ type postedVote struct {
 	vote     failover.Vote
 	text     string
 	at       time.Time
-	revision uint64 // 0 until the board was read
+	held     time.Time // when the end of its note was last put off
+	revision uint64    // 0 until the board was read
 }
 
 // voteStats count what the exchange of votes went through.
@@ -83,10 +88,16 @@ func newVoter(a *App, board registry.Board) *voter {
 	v := &voter{
 		board: board, tracker: a.tracker, name: a.cfg.Name, renew: a.cfg.Registry.LeaseRenew, now: a.now,
 		gone: a.publisher.cut.Load, log: a.log.With("component", "votes"), wake: make(chan struct{}, 1), listen: make(chan struct{}, 1),
-		heard: map[string]*heardVote{}, onBoard: map[string]uint64{}, reported: map[string]bool{},
+		heard: map[string]*heardVote{}, beats: map[string]uint64{}, spoilt: map[string]bool{}, reported: map[string]bool{},
 	}
-	v.told.kind, v.told.notify = registry.NoteVotes, func() { poke(v.listen) }
+	v.told.kind, v.told.notify = registry.NoteVotes, v.hasNews
 	return v
+}
+
+// hasNews takes in that another observer's vote says something new.
+func (v *voter) hasNews() {
+	v.news.Store(true)
+	poke(v.listen)
 }
 
 // instance tells this run of an observer from every other one of its name.
@@ -144,14 +155,22 @@ func (v *voter) postOnce(ctx context.Context, news bool) error {
 	v.mu.Unlock()
 	now := v.now()
 	vote := v.tracker.Vote(now)
+	vote.Beats = v.renew
 	callCtx, cancel := context.WithTimeout(ctx, v.deadline())
 	defer cancel()
 	held, err := v.hold(callCtx, &vote, now, news)
 	var text string
 	if !held {
 		if text, err = failover.EncodeVote(&vote); err == nil {
-			err = v.board.Post(callCtx, registry.Note{Kind: registry.NoteVotes, Key: v.name, Value: text, TTL: voteLasts * v.renew, Tell: news})
+			err = v.board.Post(callCtx, registry.Note{Kind: registry.NoteVotes, Key: v.name, Value: text, TTL: voteNote * v.renew, Tell: news})
 		}
+	}
+	if err == nil {
+		v.mu.Lock()
+		v.beat++
+		beat := v.beat
+		v.mu.Unlock()
+		err = v.board.Beat(callCtx, registry.NoteVotes, v.name, beat)
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -162,7 +181,7 @@ func (v *voter) postOnce(ctx context.Context, news bool) error {
 		v.stats.Posted++
 		v.posted = nil
 		if err == nil {
-			v.posted = &postedVote{vote: vote, text: text, at: now}
+			v.posted = &postedVote{vote: vote, text: text, at: now, held: now}
 		}
 	}
 	if err != nil && ctx.Err() == nil {
@@ -173,7 +192,8 @@ func (v *voter) postOnce(ctx context.Context, news bool) error {
 	return err
 }
 
-// hold has the posted vote go on when vote says the same, and reports whether it does.
+// hold reports whether the posted vote says what vote says, and puts off the end of its note now
+// and then.
 func (v *voter) hold(ctx context.Context, vote *failover.Vote, now time.Time, news bool) (bool, error) {
 	v.mu.Lock()
 	p := v.posted
@@ -181,9 +201,17 @@ func (v *voter) hold(ctx context.Context, vote *failover.Vote, now time.Time, ne
 		v.mu.Unlock()
 		return false, nil
 	}
-	revision := p.revision
+	revision, due := p.revision, now.Sub(p.held) >= voteHeld*v.renew
 	v.mu.Unlock()
-	err := v.board.Hold(ctx, registry.NoteVotes, v.name, revision, voteLasts*v.renew)
+	if !due {
+		return true, nil
+	}
+	err := v.board.Hold(ctx, registry.NoteVotes, v.name, revision, voteNote*v.renew)
+	if err == nil {
+		v.mu.Lock()
+		p.held = now
+		v.mu.Unlock()
+	}
 	return !errors.Is(err, registry.ErrLost), err
 }
 
@@ -253,8 +281,8 @@ func (v *voter) tookOurs() bool {
 	return v.taken
 }
 
-// readOnce looks which votes go on, and reads those that are new; all of them when others
-// hold than are known.
+// readOnce looks which observers live, and reads the votes that are new; all of them when one
+// lives whose vote is not known.
 func (v *voter) readOnce(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, v.deadline())
 	defer cancel()
@@ -269,50 +297,47 @@ func (v *voter) readOnce(ctx context.Context) error {
 }
 
 func (v *voter) look(ctx context.Context) error {
-	for again := range 2 {
-		left, head, err := v.board.Live(ctx, registry.NoteVotes)
-		if err != nil {
-			return err
-		}
-		v.mu.Lock()
-		after := v.after
-		known := head == after && len(left) == len(v.onBoard)
-		if known {
-			v.goOn(left, v.now())
-		}
-		v.mu.Unlock()
-		if known {
-			return nil
-		}
-		if again == 0 {
-			if err := v.readNotes(ctx, after); err != nil {
-				return err
-			}
-		}
+	v.mu.Lock()
+	after, posted := v.after, v.posted
+	v.mu.Unlock()
+	news := v.news.Swap(false)
+	beats, head, err := v.board.Beats(ctx, registry.NoteVotes)
+	if err == nil && (news || head != after) {
+		err = v.readNotes(ctx, after, posted)
 	}
-	return v.readNotes(ctx, 0)
+	if err != nil {
+		v.news.Store(v.news.Load() || news)
+		return err
+	}
+	if !v.live(beats, v.now()) {
+		return nil
+	}
+	return v.readNotes(ctx, 0, posted)
 }
 
-// goOn takes in how long each note on the board holds, in the order of their keys. The
-// caller holds v.mu.
-func (v *voter) goOn(left []time.Duration, now time.Time) {
-	for i, key := range slices.Sorted(maps.Keys(v.onBoard)) {
-		if h := v.heard[key]; h != nil && h.revision == v.onBoard[key] {
-			h.goOn(now, left[i])
+// live takes in which observers live, and reports whether the vote of one of them is not known.
+func (v *voter) live(beats map[string]uint64, now time.Time) (unknown bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for name, beat := range beats {
+		before, known := v.beats[name]
+		if known && before == beat {
+			continue
+		}
+		switch h := v.heard[name]; {
+		case !known: // it may have been there for long
+		case h != nil && h.vote.Beats > 0:
+			h.seen, h.taken = now, now
+		case h == nil && name != v.name && !v.spoilt[name]:
+			unknown = true
 		}
 	}
+	v.beats = beats
+	return unknown
 }
 
-// goOn takes in that the note holds for left: longer than was known when its observer went
-// on with it since.
-func (h *heardVote) goOn(now time.Time, left time.Duration) {
-	if ends := now.Add(left); ends.Sub(h.ends) > voteMinPause {
-		h.seen, h.ends = now, ends
-	}
-}
-
-// readNotes reads the votes that are newer than after.
-func (v *voter) readNotes(ctx context.Context, after uint64) error {
+// readNotes reads the votes that are newer than after. posted is our own vote as it stood before.
+func (v *voter) readNotes(ctx context.Context, after uint64, posted *postedVote) error {
 	notes, next, bad, err := v.board.Notes(ctx, registry.NoteVotes, after)
 	if err != nil {
 		return err
@@ -320,33 +345,32 @@ func (v *voter) readNotes(ctx context.Context, after uint64) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.stats.Bad += uint64(max(0, bad)) //nolint:gosec // not negative
-	if after == 0 || next < after {
-		clear(v.onBoard)
-	}
+	lost := next < after
 	v.after = next
 	now := v.now()
 	for i := range notes {
+		lost = lost && notes[i].Key != v.name
 		v.take(&notes[i], now)
+	}
+	if lost && v.posted == posted { // with all that was on the board
+		v.posted = nil
 	}
 	return nil
 }
 
 // take takes in one note. The caller holds v.mu.
 func (v *voter) take(n *registry.Note, now time.Time) {
-	delete(v.onBoard, n.Key)
-	if n.TTL > 0 {
-		v.onBoard[n.Key] = n.Revision
-	}
 	if old := v.heard[n.Key]; old != nil && old.revision == n.Revision {
-		if n.TTL > 0 {
-			old.goOn(now, n.TTL)
-		}
 		return
 	}
+	delete(v.spoilt, n.Key)
 	vote, err := failover.DecodeVote(n.Key, n.Value)
 	switch {
 	case err != nil:
 		v.stats.Bad++
+		if len(v.spoilt) < registry.MaxNotes {
+			v.spoilt[n.Key] = true
+		}
 		if !v.reported[n.Key] && len(v.reported) < maxReported {
 			v.reported[n.Key] = true
 			v.log.Warn("a vote cannot be read; its observer does not count here", "observer", n.Key, "error", err)
@@ -357,15 +381,23 @@ func (v *voter) take(n *registry.Note, now time.Time) {
 			v.posted.revision = n.Revision
 		}
 		if own := v.tracker.Vote(now); vote.Instance != own.Instance {
-			// Our own former life has such a note, for as long as it lasts.
+			// Our own former life has such a note, until ours takes its place.
+			v.posted = nil
 			if v.stats.Namesakes++; v.stats.Namesakes > voteLasts+1 && v.stats.Namesakes%100 == voteLasts+2 {
 				v.log.Warn("another observer calls itself as this one: give every daemon a name of its own, or their votes count as one", "name", v.name)
 			}
 		}
 		return
 	}
-	lasts := max(min(n.TTL, voteMaxLasts), voteLasts*v.renew)
-	v.heard[n.Key] = &heardVote{vote: vote, posted: now.Add(-n.Age), seen: now, ends: now.Add(n.TTL), revision: n.Revision, lasts: lasts}
+	h := &heardVote{vote: vote, posted: now.Add(-n.Age), seen: now, taken: now, revision: n.Revision, lasts: n.TTL}
+	if vote.Beats > 0 {
+		h.lasts = voteLasts * vote.Beats
+	}
+	h.lasts = max(min(h.lasts, voteMaxLasts), voteLasts*v.renew)
+	if vote.Beats > 0 && n.Age > h.lasts {
+		h.seen = time.Time{} // its observer may be gone
+	}
+	v.heard[n.Key] = h
 }
 
 // fresh returns the votes that count at now and forgets the others.
@@ -375,8 +407,9 @@ func (v *voter) fresh(now time.Time) []failover.SeenVote {
 	votes := make([]failover.SeenVote, 0, len(v.heard))
 	for name, h := range v.heard {
 		if now.Sub(h.seen) > h.lasts {
-			delete(v.heard, name)
-			delete(v.onBoard, name) // should it hold after all, it is read again
+			if h.vote.Beats == 0 || now.Sub(h.taken) > voteNote*h.lasts {
+				delete(v.heard, name) // should its observer live after all, it is read again
+			}
 			continue
 		}
 		votes = append(votes, failover.SeenVote{Vote: h.vote.After(h.seen.Sub(h.posted)), Seen: h.seen})
