@@ -129,7 +129,7 @@ type Board interface {
 	Beat(ctx context.Context, kind NoteKind, key string, beat uint64) error
 
 	// Beats returns the beats of a kind by key, modulo BeatTurn, and the revision that Notes
-	// would return: both as of less than half a second ago.
+	// would return: both as of less than a second ago.
 	Beats(ctx context.Context, kind NoteKind) (beats map[string]uint64, revision uint64, err error)
 
 	// Watch calls fn once when it watches, and from then on whenever a note of the kind was

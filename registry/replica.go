@@ -54,7 +54,7 @@ type Replica struct {
 	// polled is when membership was last read, and known of when what was read is; the
 	// freshness of nodes is their own.
 	polled, known time.Time
-	synced bool // every node known at some time was asked for
+	synced        bool // every node known at some time was asked for
 
 	strings *interner
 	stats   counters

@@ -61,9 +61,9 @@ type followed struct {
 	id      pbxmesh.NodeID
 	missed  bool  // changes of it may be missing here: ask for them
 	asked   int64 // how often they were asked for, and the store answered
-	loading bool // its records are being read; it is not followed meanwhile
-	ready   bool // its records were read, or the store has none: follow it
-	tried   bool // ready once, or the store holds nothing that can be read
+	loading bool  // its records are being read; it is not followed meanwhile
+	ready   bool  // its records were read, or the store has none: follow it
+	tried   bool  // ready once, or the store holds nothing that can be read
 
 	differs int       // consecutive digests that did not match
 	late    *lateness // nil unless the last lease was ahead of what was followed

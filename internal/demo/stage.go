@@ -257,7 +257,7 @@ func (s *stage) forget(ctx context.Context) error {
 		errs = append(errs, store.Forget(ctx, pbxmesh.NodeID(name)))
 	}
 	if redis, ok := store.(*redisstore.Store); ok {
-		states := native.NewRedis(native.RedisOptions{Client: redis.Client(), Prefix: s.prefix + ":"})
+		states := native.NewRedis(native.RedisOptions{Client: redis.Client(), Prefix: redis.KeyPrefix()})
 		for _, name := range nodeNames {
 			errs = append(errs, states.Forget(ctx, pbxmesh.NodeID(name)))
 		}

@@ -136,7 +136,7 @@ func (s *Store) noNews(kind registry.NoteKind, after uint64) bool {
 	s.seen.mu.Lock()
 	defer s.seen.mu.Unlock()
 	l := &s.seen.look
-	return after > 0 && !l.at.IsZero() && time.Since(l.at) < notesAge && !s.seen.news[string(kind)] && l.head(kind) == after
+	return l.sum != "" && time.Since(l.at) < notesAge && !s.seen.news[string(kind)] && l.head(kind) == after
 }
 
 // Hold implements registry.Board.

@@ -20,11 +20,12 @@ import (
 // Everybody looks every second whether something changed, and most of the time nothing did
 // but the beats. What was read is kept, and one hash says what must be read again.
 const (
-	membersAnyhow = 30 * time.Second // read in spite of an unchanged revision: older daemons write none
-	leaseAnyhow   = 15 * time.Second // read in spite of an unchanged text: its clock says how ours differs
-	leaseLooks    = 8                // of a new instance, whose clock is not known yet
-	leaseStill    = 2                // looks without another beat, and the lease itself is read: it may have ended
-	lookAge       = 500 * time.Millisecond
+	membersAnyhow = 5 * time.Minute // read in spite of an unchanged revision: older daemons write none
+	leaseAnyhow   = 2 * time.Minute // read in spite of an unchanged text: its clock says how ours differs
+	leaseLooks    = 8               // of a new instance, whose clock is not known yet
+	leaseStill    = 2               // looks without another beat, and the lease itself is read: it may have ended
+	clockApart    = time.Second     // by so much another clock may seem to have moved, and is looked at once more
+	lookAge       = 900 * time.Millisecond
 	notesAge      = 2 * time.Second         // as old may a look be that says that there is no new note
 	maxFields     = 4 * registry.MaxNotes   // of the hash
 	maxFieldLen   = 64 + registry.MaxKeyLen // bytes
@@ -65,7 +66,8 @@ func (l *look) value(field string) string {
 
 type seenLease struct {
 	lease registry.Lease
-	mark  string // of its text without beat and clock
+	apart time.Duration // our clock less the one of the lease
+	mark  string        // of its text without beat and clock
 	at    time.Time
 	looks int // at this instance
 	still int // looks in turn that saw the same beat
@@ -262,9 +264,16 @@ func (s *Store) unchanged(l *look, nodes []pbxmesh.NodeID, now time.Time) (map[p
 	leases := make(map[pbxmesh.NodeID]registry.Lease, len(nodes))
 	s.seen.mu.Lock()
 	defer s.seen.mu.Unlock()
+	// When one lease is due to be read anyhow, all are that have been read half as long ago.
+	anyhow := leaseAnyhow
+	for _, id := range nodes {
+		if known := s.seen.leases[id]; known != nil && now.Sub(known.at) >= leaseAnyhow {
+			anyhow = leaseAnyhow / 2
+		}
+	}
 	var rest []pbxmesh.NodeID
 	for _, id := range nodes {
-		if known := s.seen.leases[id]; known.goOn(l.value(leaseField(id)), l.at, now) {
+		if known := s.seen.leases[id]; known != nil && now.Sub(known.at) < anyhow && known.goOn(l.value(leaseField(id)), l.at) {
 			leases[id] = known.lease
 		} else {
 			rest = append(rest, id)
@@ -275,8 +284,8 @@ func (s *Store) unchanged(l *look, nodes []pbxmesh.NodeID, now time.Time) (map[p
 
 // goOn brings l's beat up to date by a look of the time at, and reports whether nothing else of
 // it changed and it goes on.
-func (l *seenLease) goOn(mark string, at, now time.Time) bool {
-	if l == nil || len(mark) != markLen+1 || mark[:markLen] != l.mark || now.Sub(l.at) >= leaseAnyhow || l.looks < leaseLooks {
+func (l *seenLease) goOn(mark string, at time.Time) bool {
+	if len(mark) != markLen+1 || mark[:markLen] != l.mark || l.looks < leaseLooks {
 		return false
 	}
 	beat := strings.IndexByte(beatDigits, mark[markLen])
@@ -316,9 +325,12 @@ func (s *Store) readLeases(ctx context.Context, nodes []pbxmesh.NodeID) (map[pbx
 			continue
 		}
 		leases[id] = lease
-		l := &seenLease{lease: lease, mark: markOf(withoutBeat(texts[i])), at: time.Now(), looks: 1}
+		now := time.Now()
+		l := &seenLease{lease: lease, mark: markOf(withoutBeat(texts[i])), at: now, looks: 1, apart: now.Sub(time.UnixMilli(lease.Clock))}
 		if before != nil && before.lease.Instance == lease.Instance {
-			l.looks += before.looks
+			if l.looks += before.looks; (l.apart-before.apart).Abs() > clockApart && before.still == 0 {
+				l.looks = 1
+			}
 			if before.lease.Beat == lease.Beat {
 				l.still = before.still + 1
 			}

@@ -44,6 +44,9 @@ var _ registry.Backend = (*Store)(nil)
 // the registry. The Store closes it.
 func (s *Store) Client() redis.UniversalClient { return s.client }
 
+// KeyPrefix is how all keys and channels of the mesh begin.
+func (s *Store) KeyPrefix() string { return s.base + ":" }
+
 // New returns a store that has not dialled yet: a Redis that is away is
 // pbxmesh.ErrUnavailable at the first call, not an error here.
 func New(o Options) (*Store, error) {

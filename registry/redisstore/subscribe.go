@@ -36,9 +36,10 @@ func newSubscriptions() *subscriptions {
 	return &subscriptions{by: map[string]map[*listener]bool{}, begun: map[string]bool{}, dialed: make(chan struct{}, 1)}
 }
 
-// listen calls fn once when it begins to hear a channel, and for each message from then on,
-// until ctx ends or the connection does.
-func (s *Store) listen(ctx context.Context, channel string, fn func(payload string, begins bool)) error {
+// Listen calls fn once when it begins to hear a channel, and for each message from then on,
+// until ctx ends or the connection does. All calls share one connection, so fn does not block.
+// The channel's name begins with KeyPrefix.
+func (s *Store) Listen(ctx context.Context, channel string, fn func(payload string, begins bool)) error {
 	l := &listener{fn: fn, ended: make(chan error, 1)}
 	if err := s.join(ctx, channel, l); err != nil {
 		return wrap("subscribe to "+channel, err)
@@ -192,7 +193,7 @@ func (s *Store) changesChannel() string { return s.base + ":changes" }
 
 // Subscribe implements registry.Source.
 func (s *Store) Subscribe(ctx context.Context, fn func(*registry.Batch)) error {
-	return s.listen(ctx, s.changesChannel(), func(payload string, begins bool) {
+	return s.Listen(ctx, s.changesChannel(), func(payload string, begins bool) {
 		if begins {
 			fn(nil)
 			return
@@ -213,7 +214,7 @@ func (s *Store) Watch(ctx context.Context, kind registry.NoteKind, fn func()) er
 	if !kind.Valid() {
 		return fmt.Errorf("%w: notes of the kind %+.40q", pbxmesh.ErrInvalidRecord, string(kind))
 	}
-	return s.listen(ctx, s.boardChannel(kind), func(string, bool) {
+	return s.Listen(ctx, s.boardChannel(kind), func(string, bool) {
 		s.news(kind)
 		fn()
 	})

@@ -27,8 +27,9 @@ func TestExchange(t *testing.T) {
 	})
 	t.Run("redis", func(t *testing.T) {
 		t.Parallel()
+		client := startRedis(t)
 		checkExchange(t, NewRedis(RedisOptions{
-			Client: startRedis(t), Prefix: "t:",
+			Client: client, Prefix: "t:", Listen: listener(t, "", "", client),
 			Nodes: func() []pbxmesh.NodeID { return []pbxmesh.NodeID{"london", "buffalo"} },
 		}))
 	})
@@ -47,10 +48,21 @@ func TestExchange(t *testing.T) {
 		client := redis.NewClient(&o)
 		t.Cleanup(func() { _ = client.Close() })
 		checkExchange(t, NewRedis(RedisOptions{
-			Client: client, Prefix: "t:",
+			Client: client, Prefix: "t:", Listen: listener(t, "mesh", "secret", client),
 			Nodes: func() []pbxmesh.NodeID { return []pbxmesh.NodeID{"london", "buffalo"} },
 		}))
 	})
+}
+
+// listener listens to the channels of the prefix "t" at the client's server.
+func listener(t *testing.T, user, password string, c *redis.Client) func(context.Context, string, func(string, bool)) error {
+	t.Helper()
+	store, err := redisstore.New(redisstore.Options{URL: "unix://" + c.Options().Addr, Username: user, Password: password, Prefix: "t"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = store.Close() })
+	return store.Listen
 }
 
 // follower records what it is told.

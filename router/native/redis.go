@@ -17,8 +17,8 @@ const (
 	// Followers judge lifetimes themselves; this only keeps Redis clean.
 	redisGarbage = 10 * time.Minute
 
-	// redisPing is how often an idle subscription is tried.
-	redisPing = 10 * time.Second
+	// maxTold bounds the states that were told and not taken in yet.
+	maxTold = 4096
 
 	// maxStateSize bounds one state in bytes, as a stranger may have written it.
 	maxStateSize = 32 << 10
@@ -30,6 +30,10 @@ type RedisOptions struct {
 
 	// Prefix begins every key and channel: "pbxmesh:".
 	Prefix string
+
+	// Listen calls fn once when it begins to hear a channel, and for each message from then
+	// on, until ctx ends or nothing more would come. fn does not block.
+	Listen func(ctx context.Context, channel string, fn func(payload string, begins bool)) error
 
 	// Nodes returns the nodes whose stored states a new follower reads.
 	Nodes func() []pbxmesh.NodeID
@@ -87,15 +91,50 @@ func (r *Redis) Forget(ctx context.Context, node pbxmesh.NodeID) error {
 	return nil
 }
 
+// spoken is a state as it was told, or that telling began.
+type spoken struct {
+	payload string
+	begins  bool
+}
+
+// errFlood says that more was told than can be taken in: what holds is then read again.
+var errFlood = errors.New("too many states at once")
+
 // Follow implements Exchange.
 func (r *Redis) Follow(ctx context.Context, kind string, fn func(State)) error {
-	sub := r.opts.Client.Subscribe(ctx, r.channel(kind))
-	defer sub.Close()
-	// A receive does not end with its context, only with its connection.
-	defer context.AfterFunc(ctx, func() { _ = sub.Close() })()
-	if _, err := sub.ReceiveTimeout(ctx, redisPing); err != nil { // the confirmation
-		return fmt.Errorf("subscribe to states: %w", err)
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	waiting := make(chan spoken, maxTold)
+	listening := make(chan struct{})
+	go func() {
+		defer close(listening)
+		end(r.opts.Listen(ctx, r.channel(kind), func(payload string, begins bool) {
+			select {
+			case waiting <- spoken{payload, begins}:
+			default:
+				end(errFlood)
+			}
+		}))
+	}()
+	defer func() { end(nil); <-listening }()
+	for {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("follow states: %w", context.Cause(ctx))
+		case t := <-waiting:
+			if t.begins {
+				if err := r.stored(ctx, kind, fn); err != nil {
+					return err
+				}
+			} else if st, ok := decodeState(t.payload, kind); ok {
+				fn(st)
+			}
+		}
 	}
+}
+
+// stored hands what is stored of all nodes to fn.
+func (r *Redis) stored(ctx context.Context, kind string, fn func(State)) error {
 	for _, node := range r.opts.Nodes() {
 		stored, err := r.opts.Client.HGetAll(ctx, r.hash(kind, node)).Result()
 		if err != nil {
@@ -107,29 +146,7 @@ func (r *Redis) Follow(ctx context.Context, kind string, fn func(State)) error {
 			}
 		}
 	}
-	for idle := false; ; {
-		msg, err := sub.ReceiveTimeout(ctx, redisPing)
-		var timeout interface{ Timeout() bool }
-		switch {
-		case ctx.Err() != nil:
-			return context.Cause(ctx)
-		case err != nil && !idle && errors.As(err, &timeout) && timeout.Timeout():
-			// Silence may be a dead connection: one answer is owed now.
-			if err := sub.Ping(ctx); err != nil {
-				return fmt.Errorf("follow states: %w", err)
-			}
-			idle = true
-			continue
-		case err != nil:
-			return fmt.Errorf("follow states: %w", err)
-		}
-		idle = false
-		if m, ok := msg.(*redis.Message); ok {
-			if st, ok := decodeState(m.Payload, kind); ok {
-				fn(st)
-			}
-		}
-	}
+	return nil
 }
 
 // decodeState refuses what another version or a stranger wrote.
