@@ -89,6 +89,7 @@ type node struct {
 	// spokeMesh about the mesh address, and alive when most sites last had an answer.
 	spoke, spokeMesh map[string]time.Time
 	alive            time.Time
+	counted          counted
 
 	// word is what this observer says of the node, and since when.
 	word      Word
