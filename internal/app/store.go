@@ -18,14 +18,15 @@ import (
 type storeFiles struct {
 	password, sentinelPassword *reload.Value[string, string]
 
-	tls        bool
+	tls        bool // with the store
+	readTLS    bool // with the replica that is read
 	serverName string
 	ca         *reload.Pool    // nil: the system's, which are read once
 	pair       *reload.KeyPair // nil: no client certificate
 }
 
 func openStoreFiles(cfg *config.Registry, log *slog.Logger) (*storeFiles, error) {
-	f := &storeFiles{tls: cfg.UseTLS(), serverName: cfg.TLS.ServerName}
+	f := &storeFiles{tls: cfg.UseTLS(), readTLS: cfg.ReadTLS(), serverName: cfg.TLS.ServerName}
 	for _, s := range []struct {
 		to   **reload.Value[string, string]
 		name string
@@ -40,7 +41,7 @@ func openStoreFiles(cfg *config.Registry, log *slog.Logger) (*storeFiles, error)
 			return nil, fmt.Errorf("%s: %w", s.name, err)
 		}
 	}
-	if !f.tls {
+	if !f.tls && !f.readTLS {
 		return f, nil
 	}
 	var err error
@@ -60,15 +61,19 @@ func openStoreFiles(cfg *config.Registry, log *slog.Logger) (*storeFiles, error)
 // now reads the files and returns what a connection that is made now uses.
 func (f *storeFiles) now() redisstore.Secrets {
 	s := redisstore.Secrets{Password: f.password.Now(), SentinelPassword: f.sentinelPassword.Now()}
-	if !f.tls {
+	if !f.tls && !f.readTLS {
 		return s
 	}
-	s.TLS = &tls.Config{MinVersion: tls.VersionTLS12, ServerName: f.serverName}
+	c := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: f.serverName}
 	if f.ca != nil {
-		s.TLS.RootCAs = f.ca.Now()
+		c.RootCAs = f.ca.Now()
 	}
 	if f.pair != nil {
-		s.TLS.Certificates = []tls.Certificate{f.pair.Now()}
+		c.Certificates = []tls.Certificate{f.pair.Now()}
+	}
+	s.ReadTLS = c
+	if f.tls {
+		s.TLS = c
 	}
 	return s
 }
@@ -99,6 +104,7 @@ func openStore(cfg *config.Registry, log *slog.Logger) (registry.Backend, *store
 	o := redisstore.Options{
 		Addresses: addresses(cfg.Addresses), SentinelAddresses: addresses(cfg.Sentinel.Addresses),
 		SentinelMaster: cfg.Sentinel.Master, SentinelUsername: cfg.Sentinel.Username,
+		Read:     string(cfg.Read),
 		Username: cfg.Username, Prefix: cfg.KeyPrefix, Secrets: files.now,
 	}
 	if cfg.Mode() == config.ModeSingle {

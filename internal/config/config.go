@@ -113,6 +113,7 @@ type Registry struct {
 	URL          URL        `yaml:"url"`
 	Addresses    []HostPort `yaml:"addresses"`
 	Sentinel     Sentinel   `yaml:"sentinel"`
+	Read         ReplicaURL `yaml:"read"` // a replica near this daemon; "" for none
 	Username     string     `yaml:"username"`
 	PasswordFile SecretFile `yaml:"password_file"`
 	TLS          TLS        `yaml:"tls"`

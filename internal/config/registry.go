@@ -53,6 +53,9 @@ func (r *Registry) UseTLS() bool {
 	return r.TLS.Enabled || strings.HasPrefix(string(r.URL), "rediss:")
 }
 
+// ReadTLS reports whether connections to the replica are made with TLS.
+func (r *Registry) ReadTLS() bool { return strings.HasPrefix(string(r.Read), "rediss:") }
+
 // Network returns what to dial: "tcp" and host:port with the default port filled
 // in, or "unix" and a path; "", "" for memory.
 func (u URL) Network() (network, address string) {
@@ -132,15 +135,34 @@ func (d *decoder) validateStore(r *Registry) {
 		if r.PasswordFile != "" {
 			d.check("registry.password_file", memory)
 		}
+		if r.Read != "" {
+			d.check("registry.read", memory)
+		}
 	}
 	if r.Username != "" && r.PasswordFile == "" {
 		d.check("registry.password_file", "is missing: a username needs one")
 	}
+	d.validateRead(r)
 	t := &r.TLS
-	if (t.CAFile != "" || t.CertFile != "" || t.KeyFile != "" || t.ServerName != "") && !r.UseTLS() && !d.isBad("registry.url") {
+	if (t.CAFile != "" || t.CertFile != "" || t.KeyFile != "" || t.ServerName != "") && !r.UseTLS() && !r.ReadTLS() && !d.isBad("registry.url") {
 		d.check("registry.tls", "is set, but connections are made without TLS: write rediss:// in registry.url, or registry.tls.enabled: true")
 	}
 	if (t.CertFile == "") != (t.KeyFile == "") {
 		d.check("registry.tls.cert_file", "cert_file and key_file belong together: set both or neither")
+	}
+}
+
+// validateRead sees to it that a replica can follow what the store is.
+func (d *decoder) validateRead(r *Registry) {
+	if r.Read == "" {
+		return
+	}
+	switch near, database := URL(r.Read), r.URL.Database(); {
+	case r.Mode() == ModeCluster:
+		d.check("registry.read", "is not offered with a Redis Cluster: remove it, or let one server with replicas hold the registry")
+	case near == r.URL:
+		d.check("registry.read", "is the same as registry.url: remove it, or name a replica near this daemon")
+	case near.Database() != 0 && near.Database() != database:
+		d.check("registry.read", "names database %d, but a replica holds this mesh in the one of the primary, %d: leave it out", near.Database(), database)
 	}
 }

@@ -50,6 +50,10 @@ func TestWarnings(t *testing.T) {
 		{"registry: {url: \"unix:///s\", password_file: /p, " + state + "}\n", ""},
 		{"registry: {addresses: [\"127.0.0.1:1\", \"192.0.2.1:1\"], password_file: /p, " + state + "}\n", "unencrypted"},
 		{"registry: {sentinel: {master: m, addresses: [\"127.0.0.1:1\"]}, password_file: /p, " + state + "}\n", ""},
+		{"registry: {url: \"rediss://192.0.2.1\", read: \"redis://192.0.2.2\", password_file: /p, " + state + "}\n", "registry.read: the password"},
+		{"registry: {url: \"rediss://192.0.2.1\", read: \"redis://127.0.0.1\", password_file: /p, " + state + "}\n", ""},
+		{"registry: {url: \"rediss://192.0.2.1/3\", read: \"unix:///s\", password_file: /p, " + state + "}\n", ""},
+		{"registry: {url: \"redis://127.0.0.1\", read: \"rediss://192.0.2.2\", tls: {ca_file: /c}, password_file: /p, " + state + "}\n", ""},
 		{"api: {listen: \"192.0.2.1:8085\", token_file: /t}\n", "token crosses the network"},
 		{"api: {listen: \"\"}\n", ""},
 	} {

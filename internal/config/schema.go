@@ -111,6 +111,8 @@ func wanted(t reflect.Type, allowed string) string {
 		return "host:port"
 	case reflect.TypeFor[URL]():
 		return "a registry (" + urlForms + ")"
+	case reflect.TypeFor[ReplicaURL]():
+		return "the URL of a replica such as redis://127.0.0.1:6379, or \"\" for none,"
 	case reflect.TypeFor[File](), reflect.TypeFor[SecretFile]():
 		return "the path of a file"
 	}

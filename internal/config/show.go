@@ -50,6 +50,9 @@ func (c *Config) Warnings() []string {
 	if r.Mode() != ModeMemory && !r.UseTLS() && r.PasswordFile != "" && !r.isLocal() {
 		out = append(out, "registry: the password and all registrations cross the network unencrypted; use TLS unless a tunnel protects them")
 	}
+	if network, address := URL(r.Read).Network(); network == "tcp" && !r.ReadTLS() && r.PasswordFile != "" && !HostPort(address).isLocal() {
+		out = append(out, "registry.read: the password and all registrations cross the network unencrypted; write rediss:// unless a tunnel protects them")
+	}
 	if c.API.Listen.IsValid() && !c.API.Listen.Addr().IsLoopback() {
 		out = append(out, "api.listen: the token crosses the network unencrypted; use a tunnel or 127.0.0.1")
 	}

@@ -20,6 +20,9 @@ type HostPort string
 // URL is where the registry is: "memory", redis://, rediss:// or unix://.
 type URL string
 
+// ReplicaURL is where a replica of the registry is read: redis://, rediss:// or unix://, or "".
+type ReplicaURL string
+
 // File is a path; relative ones start at the configuration file's folder.
 type File string
 
@@ -33,6 +36,7 @@ var scalars = map[reflect.Type]func(string) (any, error){
 	reflect.TypeFor[pbxmesh.NodeID](): anyOf(pbxmesh.ParseNodeID),
 	reflect.TypeFor[HostPort]():       anyOf(parseHostPort),
 	reflect.TypeFor[URL]():            anyOf(parseURL),
+	reflect.TypeFor[ReplicaURL]():     anyOf(parseReplicaURL),
 	reflect.TypeFor[Degrees]():        anyOf(parseDegrees),
 }
 
@@ -94,6 +98,18 @@ func parseHostPort(s string) (HostPort, error) {
 
 func notHost(r rune) bool {
 	return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune(".-_:", r)
+}
+
+// parseReplicaURL is parseURL for one that may be missing.
+func parseReplicaURL(s string) (ReplicaURL, error) {
+	if s == "" {
+		return "", nil
+	}
+	u, err := parseURL(s)
+	if err == nil && u == MemoryURL {
+		err = errors.New("memory is in this process only: write the URL of a replica near this daemon, such as redis://127.0.0.1:6379")
+	}
+	return ReplicaURL(u), err
 }
 
 const urlForms = "write memory, redis://host:6379/0, rediss://host:6380/0 (TLS) or unix:///run/redis/redis.sock"

@@ -19,6 +19,9 @@ type Secrets struct {
 
 	// TLS is nil for connections without it, unless the URL says rediss.
 	TLS *tls.Config
+
+	// ReadTLS is used for Options.Read when it says rediss; nil for TLS.
+	ReadTLS *tls.Config
 }
 
 // now returns what a connection that is made now uses.
@@ -32,8 +35,26 @@ func (o *Options) now() Secrets {
 // dialer makes the connections of one store. The driver's own would keep the TLS
 // configuration and the Sentinels' password of the beginning.
 type dialer struct {
-	o   *Options
-	url *redis.Options // what the URL says; nil without one
+	o    *Options
+	url  *redis.Options // what the URL says; nil without one
+	near bool           // the URL is Options.Read
+}
+
+// tls returns the configuration of a connection that is made now, nil for none.
+func (d *dialer) tls() *tls.Config {
+	s := d.o.now()
+	switch {
+	case d.near && d.url.TLSConfig == nil:
+		return nil
+	case d.near && s.ReadTLS != nil:
+		return s.ReadTLS
+	case s.TLS != nil:
+		return s.TLS
+	case d.url != nil:
+		return d.url.TLSConfig
+	default:
+		return nil
+	}
 }
 
 // credentials is asked by the driver at each new connection to a server of records.
@@ -51,10 +72,7 @@ var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interv
 // dial connects, bounded by ctx and by Options.Timeout. With TLS the name in the
 // configuration is verified, or else the one that is dialled, which may be an address.
 func (d *dialer) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	config := d.o.now().TLS
-	if config == nil && d.url != nil {
-		config = d.url.TLSConfig
-	}
+	config := d.tls()
 	plain := &net.Dialer{Timeout: d.o.Timeout, KeepAliveConfig: keepAlive}
 	if config == nil {
 		return plain.DialContext(ctx, network, addr)

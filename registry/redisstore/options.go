@@ -26,11 +26,16 @@ type Options struct {
 	SentinelUsername  string
 	SentinelPassword  string
 
+	// Read, when not "", is a server near this daemon that follows the primary, in the forms
+	// of URL: it is read while it is not far behind, and everything is written to the primary.
+	// Username, Password and database are those of the primary. Not with Addresses.
+	Read string
+
 	// Username and Password are an ACL user's; they win over those in URL.
 	Username, Password string
 
-	// TLS, when not nil, is used for every connection; with an empty ServerName
-	// the name that is dialled is verified.
+	// TLS, when not nil, is used for every connection but those to Read, where the scheme
+	// rediss asks for it; with an empty ServerName the name that is dialled is verified.
 	TLS *tls.Config
 
 	// Secrets, when not nil, is asked at each new connection and stands for Password,
@@ -70,6 +75,9 @@ func (o *Options) setDefaults() error {
 	if len(o.SentinelAddresses) > 0 && o.SentinelMaster == "" {
 		return errors.New("redis: sentinel addresses need the name of the primary that they watch")
 	}
+	if o.Read != "" && len(o.Addresses) > 0 {
+		return errors.New("redis: a replica to read from is not offered with a Redis Cluster")
+	}
 	if o.Prefix == "" {
 		o.Prefix = "pbxmesh"
 	}
@@ -101,10 +109,9 @@ type discard struct{}
 
 func (discard) Printf(context.Context, string, ...any) {}
 
-// client returns a client that has not dialled yet.
-func (o *Options) client() (redis.UniversalClient, error) {
-	d := &dialer{o: o}
-	u := redis.UniversalOptions{
+// universal returns what all clients have in common.
+func (o *Options) universal(d *dialer) *redis.UniversalOptions {
+	return &redis.UniversalOptions{
 		// The cluster client appends to the slice it was given.
 		Addrs: slices.Clone(o.Addresses), Dialer: d.dial, CredentialsProviderContext: d.credentials,
 		ClientName: "pbxmesh", Protocol: 2, DisableIdentity: true,
@@ -119,6 +126,12 @@ func (o *Options) client() (redis.UniversalClient, error) {
 		PoolSize:                 128,
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	}
+}
+
+// client returns a client of the primary that has not dialled yet.
+func (o *Options) client() (redis.UniversalClient, error) {
+	d := &dialer{o: o}
+	u := o.universal(d)
 	switch {
 	case o.URL != "":
 		p, err := redis.ParseURL(o.URL)
@@ -138,4 +151,30 @@ func (o *Options) client() (redis.UniversalClient, error) {
 	default:
 		return redis.NewClusterClient(u.Cluster()), nil
 	}
+}
+
+// nearClient returns a client of Read that has not dialled yet, nil when there is none.
+func (o *Options) nearClient() (redis.UniversalClient, error) {
+	if o.Read == "" {
+		return nil, nil
+	}
+	p, err := redis.ParseURL(o.Read)
+	if err != nil {
+		return nil, fmt.Errorf("redis: the server to read from: %w", err)
+	}
+	db := 0
+	if o.URL != "" {
+		primary, err := redis.ParseURL(o.URL)
+		if err != nil {
+			return nil, fmt.Errorf("redis: %w", err)
+		}
+		db = primary.DB
+	}
+	if p.DB != 0 && p.DB != db {
+		return nil, fmt.Errorf("redis: the server to read from is asked for database %d, the primary for %d", p.DB, db)
+	}
+	d := &dialer{o: o, url: p, near: true}
+	s := o.universal(d).Simple()
+	s.Network, s.Addr, s.DB = p.Network, p.Addr, db
+	return redis.NewClient(s), nil
 }

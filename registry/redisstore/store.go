@@ -57,7 +57,14 @@ func New(o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	near, err := o.nearClient()
+	if err != nil {
+		return nil, errors.Join(err, client.Close())
+	}
 	s := &Store{o: o, base: base(o.Prefix, len(o.Addresses) > 0), client: client, told: newSubscriptions()}
+	if near != nil {
+		s.near = &replica{client: near}
+	}
 	s.wrote.leases = map[pbxmesh.NodeID]*renewed{}
 	s.seen.looking = make(chan struct{}, 1)
 	s.seen.news = map[string]bool{}
@@ -76,7 +83,13 @@ func base(prefix string, cluster bool) string {
 }
 
 // Close implements registry.Backend.
-func (s *Store) Close() error { return s.client.Close() }
+func (s *Store) Close() error {
+	err := s.client.Close()
+	if s.near != nil {
+		err = errors.Join(err, s.near.client.Close())
+	}
+	return err
+}
 
 // Dissolve removes the list of members and the notes, which is all that stays of a mesh
 // whose nodes were forgotten one by one. pbxmesh.ErrUnavailable when Redis does not do it.
