@@ -150,7 +150,8 @@ func (ns *nodeState) seeLease(l *Lease, now time.Time, late bool) {
 		return
 	}
 	ns.held, ns.missing, ns.misses = true, 0, 0
-	if l.Beat != ns.lease.Beat || l.Instance != ns.lease.Instance {
+	// A little lower is what a replica of the store shows that has not come so far.
+	if l.Beat > ns.lease.Beat || l.Beat+BeatTurn/2 < ns.lease.Beat || l.Instance != ns.lease.Instance {
 		ns.seen = now
 	}
 	ns.lease = *l

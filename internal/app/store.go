@@ -85,9 +85,11 @@ func (f *storeFiles) watch(ctx context.Context) error {
 }
 
 // OpenStore returns the backend that cfg names. It connects to nothing: a store
-// that is away is found away by its users, who retry.
+// that is away is found away by its users, who retry. It reads the primary.
 func OpenStore(cfg *config.Registry) (registry.Backend, error) {
-	backend, _, err := openStore(cfg, nil)
+	once := *cfg
+	once.Read = "" // nobody waits for a replica to show that it follows
+	backend, _, err := openStore(&once, nil)
 	return backend, err
 }
 
@@ -104,7 +106,7 @@ func openStore(cfg *config.Registry, log *slog.Logger) (registry.Backend, *store
 	o := redisstore.Options{
 		Addresses: addresses(cfg.Addresses), SentinelAddresses: addresses(cfg.Sentinel.Addresses),
 		SentinelMaster: cfg.Sentinel.Master, SentinelUsername: cfg.Sentinel.Username,
-		Read:     string(cfg.Read),
+		Read: string(cfg.Read), Behind: cfg.LeaseRenew,
 		Username: cfg.Username, Prefix: cfg.KeyPrefix, Secrets: files.now,
 	}
 	if cfg.Mode() == config.ModeSingle {

@@ -95,9 +95,22 @@ func (s *Store) Notes(ctx context.Context, kind registry.NoteKind, after uint64)
 	if !kind.Valid() {
 		return nil, after, 0, fmt.Errorf("%w: notes of the kind %+.40q", pbxmesh.ErrInvalidRecord, string(kind))
 	}
-	if s.noNews(kind, after) {
+	from := s.reader()
+	if after == 0 && !s.readsOld() { // who asks for all must know
+		from = s.client
+	}
+	if s.noNews(kind, after, from) {
 		return nil, after, 0, nil
 	}
+	notes, next, bad, err := s.notesAt(ctx, from, kind, after)
+	// A replica that has not come as far as this reader lost nothing.
+	if from != s.client && (errors.Is(err, pbxmesh.ErrUnavailable) || err == nil && next < after) && ctx.Err() == nil {
+		return s.notesAt(ctx, s.client, kind, after)
+	}
+	return notes, next, bad, err
+}
+
+func (s *Store) notesAt(ctx context.Context, from redis.UniversalClient, kind registry.NoteKind, after uint64) ([]registry.Note, uint64, int, error) {
 	var (
 		notes []registry.Note
 		bad   int
@@ -107,8 +120,12 @@ func (s *Store) Notes(ctx context.Context, kind registry.NoteKind, after uint64)
 	// What is posted meanwhile comes at the end, again and again: the first page says
 	// how far this call reads.
 	for first := true; ; first = false {
-		answer, err := s.board(ctx, "read "+string(kind), readNotes, s.boardKeys(kind), strconv.FormatUint(at, 10),
-			registry.MaxNoteLen, registry.MaxKeyLen, boardPage, 2*registry.MaxNotes)
+		var answer []string
+		err := s.readAt(ctx, from, func(ctx context.Context, c redis.UniversalClient) (err error) {
+			answer, err = boardAt(ctx, c, "read "+string(kind), readNotes, s.boardKeys(kind), strconv.FormatUint(at, 10),
+				registry.MaxNoteLen, registry.MaxKeyLen, boardPage, 2*registry.MaxNotes)
+			return err
+		})
 		if err != nil {
 			return nil, after, bad, err
 		}
@@ -130,13 +147,13 @@ func (s *Store) Notes(ctx context.Context, kind registry.NoteKind, after uint64)
 	}
 }
 
-// noNews reports whether the last look saw that nothing was posted since after, and nobody told
+// noNews reports whether the last look, at the server that is to be read, saw that nothing was posted since after, and nobody told
 // of anything.
-func (s *Store) noNews(kind registry.NoteKind, after uint64) bool {
+func (s *Store) noNews(kind registry.NoteKind, after uint64, from redis.UniversalClient) bool {
 	s.seen.mu.Lock()
 	defer s.seen.mu.Unlock()
 	l := &s.seen.look
-	return l.sum != "" && time.Since(l.at) < notesAge && !s.seen.news[string(kind)] && l.head(kind) == after
+	return l.sum != "" && l.from == from && time.Since(l.at) < notesAge && !s.seen.news[string(kind)] && l.head(kind) == after
 }
 
 // Hold implements registry.Board.
@@ -163,7 +180,6 @@ func (s *Store) Beat(ctx context.Context, kind registry.NoteKind, key string, be
 	ctx, cancel := s.bound(ctx)
 	defer cancel()
 	field := beatField(kind, key)
-	s.willWrite(field, beatDigit(beat))
 	err := wrap("beat "+string(kind), s.client.HSet(ctx, s.headsKey(), field, beatDigit(beat)).Err())
 	if errors.Is(err, registry.ErrCorrupt) {
 		return fmt.Errorf("%w: %w", pbxmesh.ErrUnavailable, err) // until somebody renews a lease or posts
@@ -179,6 +195,9 @@ func (s *Store) Beats(ctx context.Context, kind registry.NoteKind) (map[string]u
 	l, err := s.lookAt(ctx, lookAge)
 	if err != nil {
 		return nil, 0, err
+	}
+	if l.old {
+		return nil, 0, errOld
 	}
 	beats := map[string]uint64{}
 	for field, i := range l.fields {
@@ -204,10 +223,10 @@ func parseHead(text string) uint64 {
 func (s *Store) board(ctx context.Context, doing string, script *redis.Script, keys []string, args ...any) ([]string, error) {
 	ctx, cancel := s.bound(ctx)
 	defer cancel()
-	client := s.client
-	if script == readNotes {
-		client = s.reader()
-	}
+	return boardAt(ctx, s.client, doing, script, keys, args...)
+}
+
+func boardAt(ctx context.Context, client redis.UniversalClient, doing string, script *redis.Script, keys []string, args ...any) ([]string, error) {
 	answer, err := script.Run(ctx, client, keys, args...).StringSlice()
 	switch {
 	case err != nil:

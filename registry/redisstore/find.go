@@ -85,8 +85,9 @@ func (s *Store) Find(ctx context.Context, aor pbxmesh.AOR) (found []pbxmesh.Regi
 // findOn reads one node, again when it published anew meanwhile.
 func (s *Store) findOn(ctx context.Context, node pbxmesh.NodeID, aor pbxmesh.AOR) ([]pbxmesh.Registration, error) {
 	match := escapeGlob(string(registry.KindRegistration)+"|"+aor.String()+"|") + "*"
+	from := s.source(node)
 	for range findTries {
-		at, err := s.place(ctx, node)
+		at, err := s.place(ctx, from, node)
 		if errors.Is(err, registry.ErrNoNode) {
 			return nil, nil
 		}
@@ -94,7 +95,7 @@ func (s *Store) findOn(ctx context.Context, node pbxmesh.NodeID, aor pbxmesh.AOR
 			return nil, err
 		}
 		newest := map[string]registry.Record{} // a scan may return a field twice
-		err = s.scanMatch(ctx, s.recordsKey(node, at.Term), match, findCount, func(field, value string) error {
+		err = s.scanMatch(ctx, from, s.recordsKey(node, at.Term), match, findCount, func(field, value string) error {
 			rec, err := parseStored(field, value)
 			if err == nil && rec.Kind == registry.KindRegistration && rec.Seq >= newest[field].Seq {
 				newest[field] = rec
@@ -104,7 +105,7 @@ func (s *Store) findOn(ctx context.Context, node pbxmesh.NodeID, aor pbxmesh.AOR
 		if err != nil {
 			return nil, err
 		}
-		after, err := s.place(ctx, node)
+		after, err := s.place(ctx, from, node)
 		if err != nil && !errors.Is(err, registry.ErrNoNode) {
 			return nil, err
 		}

@@ -5,6 +5,7 @@ import (
 	"crypto/sha1" //nolint:gosec // tells whether a text changed; strangers gain nothing by making two alike
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"regexp"
 	"slices"
 	"strings"
@@ -26,6 +27,7 @@ const (
 	leaseStill    = 2               // looks without another beat, and the lease itself is read: it may have ended
 	clockApart    = time.Second     // by so much another clock may seem to have moved, and is looked at once more
 	lookAge       = 900 * time.Millisecond
+	absentAsked   = 5                       // times in turn the primary is asked about a lease that the replica lacks
 	notesAge      = 2 * time.Second         // as old may a look be that says that there is no new note
 	maxFields     = 4 * registry.MaxNotes   // of the hash
 	maxFieldLen   = 64 + registry.MaxKeyLen // bytes
@@ -38,9 +40,9 @@ type seen struct {
 	mu     sync.Mutex
 	look   look
 	news   map[string]bool // kinds of which there may be news since the last look
-	ours   map[string]*oursWritten
 	leases map[pbxmesh.NodeID]*seenLease
-	spare  bool // Members looked, and Leases has not used it
+	absent map[pbxmesh.NodeID]int // how often in turn the primary had no lease that the replica lacked
+	spare  bool                   // Members looked, and Leases has not used it
 
 	revision string // of the members; "" for never, or a store that has none
 	at       time.Time
@@ -51,7 +53,9 @@ type seen struct {
 // look is what the hash of heads and beats said.
 type look struct {
 	at     time.Time // zero for never
-	sum    string    // of the names of its fields, by the script
+	from   redis.UniversalClient
+	old    bool   // from a replica, because the primary does not answer
+	sum    string // of the names of its fields, by the script
 	fields map[string]int
 	values []string
 }
@@ -82,11 +86,13 @@ func leaseField(node pbxmesh.NodeID) string { return "@" + string(node) }
 func beatField(kind registry.NoteKind, key string) string { return string(kind) + "|" + key }
 
 // lookHeads answers OK, a sum of the names of all fields, the names when the sum is another
-// one than the caller knows, and the values, all in one order.
-// KEYS heads; ARGV known-sum most-fields longest-name
+// one than the caller knows, and the values, all in one order; of a replica the number under the second key, too.
+// KEYS heads [number]; ARGV known-sum most-fields longest-name
 var lookHeads = redis.NewScript(`
+local number = KEYS[2] and redis.pcall('GET', KEYS[2])
+number = type(number) == 'string' and number or ''
 local all = redis.call('HGETALL', KEYS[1])
-if #all > 2 * tonumber(ARGV[2]) then return {'OK', '', '', ''} end
+if #all > 2 * tonumber(ARGV[2]) then return {'OK', '', '', '', number} end
 local names, values = {}, {}
 for i = 1, #all, 2 do
   if #all[i] <= tonumber(ARGV[3]) and string.find(all[i], '^[!-~]+$') then
@@ -102,7 +108,7 @@ for i, name in ipairs(names) do
 end
 local sum = redis.sha1hex(table.concat(names, '\n'))
 if sum == ARGV[1] then names = {} end
-return {'OK', sum, table.concat(names, '\n'), table.concat(out, ' ')}`)
+return {'OK', sum, table.concat(names, '\n'), table.concat(out, ' '), number}`)
 
 // markField writes the mark of a lease; what a stranger put in the place of the hash goes.
 const markField = `
@@ -168,27 +174,25 @@ func (s *Store) lookAt(ctx context.Context, age time.Duration) (look, error) {
 		return l, nil
 	}
 	began := time.Now()
-	callCtx, cancel := s.bound(ctx)
-	defer cancel()
 	s.seen.mu.Lock()
 	clear(s.seen.news)
 	s.seen.mu.Unlock()
-	answer, err := lookHeads.Run(callCtx, s.reader(), []string{s.headsKey()}, l.sum, maxFields, maxFieldLen).StringSlice()
-	if err != nil && !errors.Is(wrap("", err), registry.ErrCorrupt) {
-		return look{}, s.readFailed(wrap("look for changes", err))
+	answer, from, old, err := s.askHeads(ctx, l.sum)
+	if err != nil && !errors.Is(err, registry.ErrCorrupt) {
+		return look{}, err
 	}
 	l = l.next(answer, began)
+	l.from, l.old = from, old
 	s.seen.mu.Lock()
 	defer s.seen.mu.Unlock()
 	s.seen.look = l
-	s.sawOurs(&l)
 	return l, nil
 }
 
 // next takes in an answer of lookHeads; what it does not say is unknown.
 func (l look) next(answer []string, at time.Time) look {
 	out := look{at: at}
-	if len(answer) != 4 || answer[1] == "" {
+	if len(answer) < 4 || answer[1] == "" {
 		return out
 	}
 	out.sum, out.fields, out.values = answer[1], l.fields, strings.Fields(answer[3])
@@ -207,6 +211,9 @@ func (l look) next(answer []string, at time.Time) look {
 // head returns the head of a kind, 0 for none.
 func (l *look) head(kind registry.NoteKind) uint64 { return parseHead(l.value(string(kind))) }
 
+// errOld says that leases and beats cannot be told from those of a replica that nobody writes to.
+var errOld = fmt.Errorf("%w: redis: the primary does not answer, and the replica is behind", pbxmesh.ErrUnavailable)
+
 // Members implements registry.Source. It is asked every second by everybody, so what is
 // too long to be an announcement stays where it is.
 func (s *Store) Members(ctx context.Context) ([]registry.Announcement, int, error) {
@@ -222,7 +229,7 @@ func (s *Store) Members(ctx context.Context) ([]registry.Announcement, int, erro
 		return slices.Clone(s.seen.members), s.seen.bad, nil
 	}
 	s.seen.mu.Unlock()
-	members, bad, err := s.readMembers(ctx)
+	members, bad, err := s.readMembers(ctx, l.from)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -247,11 +254,14 @@ func (s *Store) Leases(ctx context.Context, nodes []pbxmesh.NodeID) (map[pbxmesh
 	if err != nil {
 		return map[pbxmesh.NodeID]registry.Lease{}, 0, err
 	}
+	if l.old {
+		return map[pbxmesh.NodeID]registry.Lease{}, 0, errOld
+	}
 	leases, rest := s.unchanged(&l, nodes, time.Now())
 	if len(rest) == 0 {
 		return leases, 0, nil
 	}
-	read, bad, err := s.readLeases(ctx, rest)
+	read, bad, err := s.readLeases(ctx, l.from, rest)
 	for id, lease := range read {
 		leases[id] = lease
 	}
@@ -297,6 +307,9 @@ func (l *seenLease) goOn(mark string, at time.Time) bool {
 		l.still++
 		return l.still < leaseStill
 	}
+	if more > registry.BeatTurn/2 { // a replica that has not come so far, or a long time
+		return false
+	}
 	l.still = 0
 	l.lease.Beat += more
 	l.lease.Clock = 0 // that of this renewal was not read
@@ -304,11 +317,16 @@ func (l *seenLease) goOn(mark string, at time.Time) bool {
 }
 
 // readLeases reads the leases themselves.
-func (s *Store) readLeases(ctx context.Context, nodes []pbxmesh.NodeID) (map[pbxmesh.NodeID]registry.Lease, int, error) {
+func (s *Store) readLeases(ctx context.Context, from redis.UniversalClient, nodes []pbxmesh.NodeID) (map[pbxmesh.NodeID]registry.Lease, int, error) {
 	leases := make(map[pbxmesh.NodeID]registry.Lease, len(nodes))
-	texts, err := s.leaseTexts(ctx, nodes)
+	texts, err := s.leaseTexts(ctx, from, nodes)
 	if err != nil {
 		return leases, 0, err
+	}
+	if from != s.client {
+		if err := s.confirmAbsent(ctx, nodes, texts); err != nil {
+			return leases, 0, err
+		}
 	}
 	s.seen.mu.Lock()
 	defer s.seen.mu.Unlock()
@@ -340,17 +358,53 @@ func (s *Store) readLeases(ctx context.Context, nodes []pbxmesh.NodeID) (map[pbx
 	return leases, bad, nil
 }
 
+// confirmAbsent asks the primary for leases that the replica does not have, and fills them in: in
+// one that has just been cut off they end although they are renewed.
+func (s *Store) confirmAbsent(ctx context.Context, nodes []pbxmesh.NodeID, texts []string) error {
+	var ask []pbxmesh.NodeID
+	var at []int
+	s.seen.mu.Lock()
+	for i, id := range nodes {
+		switch {
+		case texts[i] != "":
+			delete(s.seen.absent, id)
+		case s.seen.absent[id] < absentAsked:
+			ask, at = append(ask, id), append(at, i)
+		}
+	}
+	s.seen.mu.Unlock()
+	if len(ask) == 0 {
+		return nil
+	}
+	found, err := s.leaseTexts(ctx, s.client, ask)
+	if err != nil {
+		return err
+	}
+	s.seen.mu.Lock()
+	defer s.seen.mu.Unlock()
+	for i, text := range found {
+		if texts[at[i]] = text; text == "" {
+			s.seen.absent[ask[i]]++
+		} else {
+			delete(s.seen.absent, ask[i])
+		}
+	}
+	return nil
+}
+
 // leaseTexts returns the texts of leases, "" for none.
-func (s *Store) leaseTexts(ctx context.Context, nodes []pbxmesh.NodeID) ([]string, error) {
-	ctx, cancel := s.bound(ctx)
-	defer cancel()
+func (s *Store) leaseTexts(ctx context.Context, from redis.UniversalClient, nodes []pbxmesh.NodeID) ([]string, error) {
 	texts, keys := make([]string, len(nodes)), make([]string, len(nodes))
 	for i, id := range nodes {
 		keys[i] = s.key(id, "lease")
 	}
-	answers, err := s.reader().MGet(ctx, keys...).Result()
+	var answers []any
+	err := s.read(ctx, from, func(ctx context.Context, c redis.UniversalClient) (err error) {
+		answers, err = c.MGet(ctx, keys...).Result()
+		return wrap("read the leases", err)
+	})
 	if err != nil {
-		return texts, s.readFailed(wrap("read the leases", err))
+		return texts, err
 	}
 	for i := range min(len(texts), len(answers)) {
 		texts[i], _ = answers[i].(string)

@@ -31,6 +31,10 @@ type Options struct {
 	// Username, Password and database are those of the primary. Not with Addresses.
 	Read string
 
+	// Behind is how far Read may be behind to be read, at least a renewal's time less than
+	// after what a daemon counts as silent. Default and at most 1 s.
+	Behind time.Duration
+
 	// Username and Password are an ACL user's; they win over those in URL.
 	Username, Password string
 
@@ -89,6 +93,9 @@ func (o *Options) setDefaults() error {
 	}
 	if o.Timeout <= 0 {
 		o.Timeout = 2 * time.Second
+	}
+	if o.Behind <= 0 || o.Behind > maxBehind {
+		o.Behind = maxBehind
 	}
 	if o.StreamLength <= 0 {
 		o.StreamLength = 2048
@@ -176,5 +183,7 @@ func (o *Options) nearClient() (redis.UniversalClient, error) {
 	d := &dialer{o: o, url: p, near: true}
 	s := o.universal(d).Simple()
 	s.Network, s.Addr, s.DB = p.Network, p.Addr, db
+	near := min(o.Timeout, replicaTimeout)
+	s.DialTimeout, s.ReadTimeout, s.WriteTimeout, s.PoolTimeout = near, near, near, near
 	return redis.NewClient(s), nil
 }

@@ -19,7 +19,7 @@ const (
 )
 
 // readMembers reads all announcements.
-func (s *Store) readMembers(ctx context.Context) (members []registry.Announcement, bad int, err error) {
+func (s *Store) readMembers(ctx context.Context, from redis.UniversalClient) (members []registry.Announcement, bad int, err error) {
 	add := func(node, text string) error {
 		if a, err := registry.DecodeAnnouncement(node, text); err == nil && len(members) < registry.MaxMembers {
 			members = append(members, a)
@@ -28,14 +28,16 @@ func (s *Store) readMembers(ctx context.Context) (members []registry.Announcemen
 		}
 		return nil
 	}
-	callCtx, cancel := s.bound(ctx)
-	answer, err := readMembers.Run(callCtx, s.reader(), []string{s.membersKey()}, registry.MaxAnnouncementLen, 4*registry.MaxMembers).StringSlice()
-	cancel()
+	var answer []string
+	err = s.read(ctx, from, func(ctx context.Context, c redis.UniversalClient) (err error) {
+		answer, err = readMembers.Run(ctx, c, []string{s.membersKey()}, registry.MaxAnnouncementLen, 4*registry.MaxMembers).StringSlice()
+		return wrap("read "+s.membersKey(), err)
+	})
 	switch {
 	case err != nil:
-		return nil, 0, s.readFailed(wrap("read "+s.membersKey(), err))
+		return nil, 0, err
 	case len(answer) == 1: // somebody filled the list
-		if err := s.scan(ctx, s.membersKey(), add); err != nil {
+		if err := s.scan(ctx, from, s.membersKey(), add); err != nil {
 			return nil, bad, err
 		}
 		return members, bad, nil
@@ -47,19 +49,23 @@ func (s *Store) readMembers(ctx context.Context) (members []registry.Announcemen
 }
 
 // scan calls each for every field of a hash; some may come twice.
-func (s *Store) scan(ctx context.Context, key string, each func(field, value string) error) error {
-	return s.scanMatch(ctx, key, "", scanCount, each)
+func (s *Store) scan(ctx context.Context, from redis.UniversalClient, key string, each func(field, value string) error) error {
+	return s.scanMatch(ctx, from, key, "", scanCount, each)
 }
 
-// scanMatch is scan for the fields that fit a glob pattern, count looked at a time.
-func (s *Store) scanMatch(ctx context.Context, key, match string, count int64, each func(field, value string) error) error {
+// scanMatch is scan for the fields that fit a glob pattern, count looked at a time. A cursor
+// means nothing on another server, so all of it is read from one.
+func (s *Store) scanMatch(ctx context.Context, from redis.UniversalClient, key, match string, count int64, each func(field, value string) error) error {
 	cursor := uint64(0)
 	for {
-		callCtx, cancel := s.bound(ctx)
-		page, next, err := s.reader().HScan(callCtx, key, cursor, match, count).Result()
-		cancel()
+		var page []string
+		var next uint64
+		err := s.readAt(ctx, from, func(ctx context.Context, c redis.UniversalClient) (err error) {
+			page, next, err = c.HScan(ctx, key, cursor, match, count).Result()
+			return wrap("read "+key, err)
+		})
 		if err != nil {
-			return s.readFailed(wrap("read "+key, err))
+			return err
 		}
 		for i := 0; i+1 < len(page); i += 2 {
 			if err := each(page[i], page[i+1]); err != nil {
@@ -76,11 +82,12 @@ func (s *Store) scanMatch(ctx context.Context, key, match string, count int64, e
 // Snapshot implements registry.Source. The place is read before the records, so
 // following from it misses nothing.
 func (s *Store) Snapshot(ctx context.Context, node pbxmesh.NodeID, each func(registry.Record)) (registry.SnapshotInfo, error) {
-	info, err := s.place(ctx, node)
+	from := s.source(node)
+	info, err := s.place(ctx, from, node)
 	if err != nil {
 		return info, err
 	}
-	err = s.scan(ctx, s.recordsKey(node, info.Term), func(field, value string) error {
+	err = s.scan(ctx, from, s.recordsKey(node, info.Term), func(field, value string) error {
 		if rec, err := parseStored(field, value); err == nil {
 			each(rec)
 		} else {
@@ -91,7 +98,7 @@ func (s *Store) Snapshot(ctx context.Context, node pbxmesh.NodeID, each func(reg
 	if err != nil {
 		return info, err
 	}
-	after, err := s.place(ctx, node)
+	after, err := s.place(ctx, from, node)
 	if err != nil {
 		return info, err
 	}
@@ -102,13 +109,15 @@ func (s *Store) Snapshot(ctx context.Context, node pbxmesh.NodeID, each func(reg
 }
 
 // place reads what the node's publication is at.
-func (s *Store) place(ctx context.Context, node pbxmesh.NodeID) (registry.SnapshotInfo, error) {
-	ctx, cancel := s.bound(ctx)
-	defer cancel()
+func (s *Store) place(ctx context.Context, from redis.UniversalClient, node pbxmesh.NodeID) (registry.SnapshotInfo, error) {
 	info := registry.SnapshotInfo{Cursor: registry.Cursor{Node: node}}
-	meta, err := s.reader().HMGet(ctx, s.key(node, "meta"), "v", "term", "seq", "epoch").Result()
+	var meta []any
+	err := s.readAt(ctx, from, func(ctx context.Context, c redis.UniversalClient) (err error) {
+		meta, err = c.HMGet(ctx, s.key(node, "meta"), "v", "term", "seq", "epoch").Result()
+		return wrap("read "+s.key(node, "meta"), err)
+	})
 	if err != nil {
-		return info, s.readFailed(wrap("read "+s.key(node, "meta"), err))
+		return info, err
 	}
 	var field [4]string
 	for i := range min(len(field), len(meta)) {
@@ -152,22 +161,24 @@ func (s *Store) Changes(ctx context.Context, after []registry.Cursor) ([]registr
 }
 
 func (s *Store) changes(ctx context.Context, after []registry.Cursor) ([]registry.Batch, error) {
-	ctx, cancel := s.bound(ctx)
-	defer cancel()
-	streams := make([]string, 2*len(after))
+	streams, ids := make([]string, 2*len(after)), make([]pbxmesh.NodeID, len(after))
 	nodes := make(map[string]pbxmesh.NodeID, len(after))
 	for i, c := range after {
 		streams[i] = s.key(c.Node, "log")
 		streams[len(after)+i] = strconv.FormatUint(c.Term, 10) + "-" + strconv.FormatUint(c.Seq, 10)
-		nodes[streams[i]] = c.Node
+		nodes[streams[i]], ids[i] = c.Node, c.Node
 	}
 	// A negative Block asks without waiting.
-	answer, err := s.reader().XRead(ctx, &redis.XReadArgs{Streams: streams, Count: registry.MaxChanges, Block: -1}).Result()
-	if errors.Is(err, redis.Nil) {
-		return nil, nil
-	}
+	var answer []redis.XStream
+	err := s.read(ctx, s.source(ids...), func(ctx context.Context, c redis.UniversalClient) (err error) {
+		answer, err = c.XRead(ctx, &redis.XReadArgs{Streams: streams, Count: registry.MaxChanges, Block: -1}).Result()
+		if errors.Is(err, redis.Nil) {
+			return nil
+		}
+		return wrap("ask for changes", err)
+	})
 	if err != nil {
-		return nil, s.readFailed(wrap("ask for changes", err))
+		return nil, err
 	}
 	var batches []registry.Batch
 	for _, stream := range answer {

@@ -35,6 +35,7 @@ type Store struct {
 	wrote  struct {
 		sync.Mutex
 		leases map[pbxmesh.NodeID]*renewed
+		nodes  map[pbxmesh.NodeID]bool // that this store publishes
 	}
 }
 
@@ -63,12 +64,12 @@ func New(o Options) (*Store, error) {
 	}
 	s := &Store{o: o, base: base(o.Prefix, len(o.Addresses) > 0), client: client, told: newSubscriptions()}
 	if near != nil {
-		s.near = &replica{client: near}
+		s.near = newReplica(near, s.base, o.Behind)
 	}
-	s.wrote.leases = map[pbxmesh.NodeID]*renewed{}
+	s.wrote.leases, s.wrote.nodes = map[pbxmesh.NodeID]*renewed{}, map[pbxmesh.NodeID]bool{}
 	s.seen.looking = make(chan struct{}, 1)
 	s.seen.news = map[string]bool{}
-	s.seen.ours = map[string]*oursWritten{}
+	s.seen.absent = map[pbxmesh.NodeID]int{}
 	s.seen.leases = map[pbxmesh.NodeID]*seenLease{}
 	return s, nil
 }
@@ -84,11 +85,11 @@ func base(prefix string, cluster bool) string {
 
 // Close implements registry.Backend.
 func (s *Store) Close() error {
-	err := s.client.Close()
+	var err error
 	if s.near != nil {
-		err = errors.Join(err, s.near.client.Close())
+		err = s.near.close()
 	}
-	return err
+	return errors.Join(err, s.client.Close())
 }
 
 // Dissolve removes the list of members and the notes, which is all that stays of a mesh
@@ -163,6 +164,9 @@ func (s *Store) Publish(ctx context.Context, p registry.Publication) (uint64, er
 	if err != nil {
 		return 0, fmt.Errorf("publish: %w", err)
 	}
+	s.wrote.Lock()
+	s.wrote.nodes[p.Node] = true
+	s.wrote.Unlock()
 	garbage := s.o.GarbageTTL.Milliseconds()
 	answer, err := s.run(ctx, p.Node, "begin a publication", begin,
 		[]string{s.key(p.Node, "lease"), s.key(p.Node, "meta")}, p.Instance, p.Over, p.Term, garbage)
@@ -275,7 +279,6 @@ func (s *Store) Renew(ctx context.Context, l registry.Lease) error {
 	}
 	plain := withoutBeat(text)
 	field, mark := leaseField(l.Node), markOf(plain)+beatDigit(l.Beat)
-	s.willWrite(field, mark)
 	if garbage == 0 && s.goesOn(l.Node, plain) {
 		on, err := s.goOn(ctx, &l, field, mark)
 		if on || err != nil {

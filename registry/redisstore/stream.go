@@ -57,15 +57,16 @@ func (s *Store) Stream(ctx context.Context, f registry.Filter, each func(reg *pb
 // already is known by its key.
 func (s *Store) streamOne(ctx context.Context, node pbxmesh.NodeID, f registry.Filter, each func(*pbxmesh.Registration) error) error {
 	given := map[uint64]struct{}{}
+	from := s.source(node)
 	for range findTries {
-		at, err := s.place(ctx, node)
+		at, err := s.place(ctx, from, node)
 		if errors.Is(err, registry.ErrNoNode) {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		err = s.scanMatch(ctx, s.recordsKey(node, at.Term), filterGlob(f), scanCount, func(field, value string) error {
+		err = s.scanMatch(ctx, from, s.recordsKey(node, at.Term), filterGlob(f), scanCount, func(field, value string) error {
 			if err := ctx.Err(); err != nil {
 				return fmt.Errorf("%w: redis: %w", pbxmesh.ErrUnavailable, err)
 			}
@@ -83,7 +84,7 @@ func (s *Store) streamOne(ctx context.Context, node pbxmesh.NodeID, f registry.F
 		if err != nil {
 			return err
 		}
-		after, err := s.place(ctx, node)
+		after, err := s.place(ctx, from, node)
 		if err != nil && !errors.Is(err, registry.ErrNoNode) {
 			return err
 		}

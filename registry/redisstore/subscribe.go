@@ -22,6 +22,7 @@ const watchPing = 10 * time.Second
 type subscriptions struct {
 	mu     sync.Mutex
 	conn   *redis.PubSub // nil for none
+	from   redis.UniversalClient
 	by     map[string]map[*listener]bool
 	begun  map[string]bool // channels that the server has confirmed on conn
 	dialed chan struct{}   // capacity 1: who holds it may subscribe and unsubscribe
@@ -69,7 +70,8 @@ func (s *Store) join(ctx context.Context, channel string, l *listener) error {
 	t.by[channel][l] = true
 	fresh := conn == nil
 	if fresh {
-		conn = s.reader().Subscribe(context.WithoutCancel(ctx))
+		t.from = s.reader()
+		conn = t.from.Subscribe(context.WithoutCancel(ctx))
 		t.conn = conn
 	}
 	t.mu.Unlock()
@@ -82,6 +84,9 @@ func (s *Store) join(ctx context.Context, channel string, l *listener) error {
 		if err := conn.Subscribe(callCtx, channel); err != nil {
 			t.end(conn, err)
 			t.drop(channel, l)
+			if s.near != nil && s.reader() != s.client && ctx.Err() == nil {
+				s.near.failed(err)
+			}
 			return err
 		}
 	}
@@ -89,6 +94,19 @@ func (s *Store) join(ctx context.Context, channel string, l *listener) error {
 		go s.receive(conn)
 	}
 	return nil
+}
+
+var errMoved = errors.New("another server is read")
+
+// moveSubscription ends the connection when another server is read than it is to: who listens
+// does so again, and reads what it may have missed.
+func (s *Store) moveSubscription() {
+	s.told.mu.Lock()
+	conn, from := s.told.conn, s.told.from
+	s.told.mu.Unlock()
+	if conn != nil && from != s.reader() {
+		s.told.end(conn, errMoved)
+	}
 }
 
 // quit takes a listener out, and the connection with the last one.

@@ -104,7 +104,7 @@ func (r *Redis) start(ctx context.Context) error {
 	}
 	log := filepath.Join(r.dir, "redis.log")
 	args := []string{
-		"--bind", "127.0.0.1", "--port", port, "--dir", r.dir, "--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0",
+		"--bind", "127.0.0.1", "--port", port, "--dir", r.dir, "--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1",
 		"--logfile", log, "--daemonize", "no",
 	}
 	if slices.Contains(r.args, "--sentinel") { // it knows fewer options, and its file comes first
