@@ -165,6 +165,9 @@ func (a *App) Start() error {
 	if a.files != nil {
 		a.task("files of the registry", a.files.watch)
 	}
+	if a.cfg.Registry.Read != "" {
+		a.task("replica of the registry", a.watchReplica)
+	}
 	a.task("registry sync", a.syncer.Run)
 	if a.writer != nil {
 		a.task("registry writer", a.writer.Run)

@@ -101,6 +101,6 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 // daemons in one process must not meet in the global one.
 func (a *App) metrics() http.Handler {
 	reg := prometheus.NewRegistry()
-	reg.MustRegister(collector{a}, healthCollector{a}, redirectCollector{a}, dnsCollector{a}, webCollector{a}, latencyCollector{a}, drainCollector{a}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	reg.MustRegister(collector{a}, replicaCollector{a}, healthCollector{a}, redirectCollector{a}, dnsCollector{a}, webCollector{a}, latencyCollector{a}, drainCollector{a}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return promhttp.HandlerFor(reg, promhttp.HandlerOpts{MaxRequestsInFlight: 4})
 }

@@ -93,7 +93,13 @@ func OpenStore(cfg *config.Registry) (registry.Backend, error) {
 	return backend, err
 }
 
-// openStore is OpenStore for who logs what becomes of the files; they are nil when the
+// OpenStoreAndReplica is OpenStore for who reads as a daemon does.
+func OpenStoreAndReplica(cfg *config.Registry) (registry.Backend, error) {
+	backend, _, err := openStore(cfg, nil)
+	return backend, err
+}
+
+// openStore is OpenStoreAndReplica for who logs what becomes of the files; they are nil when the
 // store has none.
 func openStore(cfg *config.Registry, log *slog.Logger) (registry.Backend, *storeFiles, error) {
 	if cfg.Mode() == config.ModeMemory {

@@ -79,7 +79,7 @@ type member struct {
 // order is that of the report.
 var order = []string{
 	"configuration", "event socket", "sofia profiles", "mesh profile", "mesh settings", "keep-alives", "domain", "mesh list", "mesh strangers", "mesh port",
-	"registry", "lease", "clock", "control API", "file descriptors", "name server", "zone keys", "call",
+	"registry", "replica", "lease", "clock", "control API", "file descriptors", "name server", "zone keys", "call",
 }
 
 // Run makes all checks, those that do not need one another at the same time, and

@@ -7,12 +7,14 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/miekg/dns"
+	"github.com/redis/go-redis/v9"
 	"go.uber.org/goleak"
 
 	"pbxmesh"
@@ -222,6 +224,47 @@ func dead(t *testing.T) string {
 	}
 	defer l.Close()
 	return l.Addr().String()
+}
+
+// registry.read on real servers: it follows, refuses the user, follows something else, is gone.
+func TestReplica(t *testing.T) {
+	t.Parallel()
+	primary, other := registrytest.StartRedis(t), registrytest.StartRedis(t)
+	near := registrytest.StartReplica(t, primary.Addr())
+	m := newMesh(t)
+	m.cfg.Registry.URL, m.backend, m.opts.Backend = config.URL(primary.URL()), nil, nil
+	if r := m.examine(t); slices.ContainsFunc(r.Checks, func(c Result) bool { return c.Check == "replica" }) {
+		t.Error("a replica that nobody named")
+	}
+	admin := redis.NewClient(&redis.Options{Addr: near.Addr()})
+	defer admin.Close()
+	for _, tc := range []struct {
+		what, read string
+		do         []any
+		status     Status
+		seen, todo string
+	}{
+		{"follows", near.URL(), nil, OK, "shows in", ""},
+		{"no rights", near.URL(), []any{"ACL", "SETUSER", "default", "-hscan"}, Warn, "NOPERM", "users do not follow"},
+		{"rights again", near.URL(), []any{"ACL", "SETUSER", "default", "+@all"}, OK, "shows in", ""},
+		{"promoted", near.URL(), []any{"REPLICAOF", "NO", "ONE"}, Warn, "does not show", "does it follow this mesh's primary"},
+		{"another primary", other.URL(), nil, Warn, "does not show", "reads the primary instead"},
+		{"gone", "redis://" + dead(t), nil, Warn, "refused", "is it running"},
+	} {
+		if tc.do != nil {
+			if err := admin.Do(t.Context(), tc.do...).Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		m.cfg.Registry.Read = config.ReplicaURL(tc.read)
+		r := m.examine(t)
+		if c := find(t, r, "replica"); c.Status != tc.status || !strings.Contains(c.Seen, tc.seen) || !strings.Contains(c.Do, tc.todo) {
+			t.Errorf("%s: %+v", tc.what, c)
+		}
+		if c := find(t, r, "registry"); c.Status != OK {
+			t.Errorf("%s: %+v", tc.what, c)
+		}
+	}
 }
 
 // On a real Redis: written to, its time compared, wrong credentials named, gone.

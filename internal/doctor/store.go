@@ -13,9 +13,11 @@ import (
 
 // Bounds of what is still good.
 const (
-	slowStore  = 250 * time.Millisecond // one question to the registry
-	clockWarn  = time.Second
-	clockWrong = 30 * time.Second // registrations would end too early or too late
+	slowStore   = 250 * time.Millisecond // one question to the registry
+	slowReplica = time.Second            // from a write until it is seen there
+	replicaWait = 3 * time.Second
+	clockWarn   = time.Second
+	clockWrong  = 30 * time.Second // registrations would end too early or too late
 )
 
 // checker is a store that can be asked how it does.
@@ -47,6 +49,9 @@ func (p *patient) store(ctx context.Context) {
 		if err != nil {
 			p.say("registry", "registry", start, p.storeFailure(ctx, err))
 			p.say("lease", "lease", start, skip("the registry does not answer"))
+			if p.cfg.Registry.Read != "" {
+				p.say("replica", "replica", start, skip("the registry does not answer"))
+			}
 			p.clock(start, time.Time{}, 0)
 			return
 		}
@@ -62,9 +67,49 @@ func (p *patient) store(ctx context.Context) {
 		p.say("registry", "registry", start, ok("%s", mode))
 		p.clock(start, time.Time{}, 0)
 	}
+	p.replica(ctx)
 	p.members(ctx, backend)
 	if p.cfg.Node != nil {
 		p.lease(ctx, backend)
+	}
+}
+
+// replica looks at registry.read: is it reached, may it be read, does it follow.
+func (p *patient) replica(ctx context.Context) {
+	if p.cfg.Registry.Read == "" {
+		return
+	}
+	start := time.Now()
+	say := func(r Result) { p.say("replica", "replica", start, r) }
+	const instead = "; the daemon reads the primary instead"
+	backend, err := app.OpenStoreAndReplica(&p.cfg.Registry)
+	if err != nil {
+		say(fail(err.Error(), "correct registry.read"))
+		return
+	}
+	defer backend.Close()
+	c, can := backend.(interface {
+		CheckReplica(ctx context.Context) (time.Duration, error)
+	})
+	if !can {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, min(p.o.Timeout, replicaWait))
+	defer cancel()
+	behind, err := c.CheckReplica(ctx)
+	switch {
+	case err == nil && behind > slowReplica:
+		say(warn(ms(behind)+" behind the primary", "a daemon reads the primary when it is more than a renewal of a lease behind: look at the link between both (INFO replication)"))
+	case err == nil:
+		say(ok("shows in %s what was written to the primary", ms(behind)))
+	case containsFold(err.Error(), "does not show"):
+		say(warn(err.Error(), "does it follow this mesh's primary (INFO replication: role, master_host, master_link_status)"+instead))
+	case containsFold(err.Error(), "NOPERM"), containsFold(err.Error(), "WRONGPASS"), containsFold(err.Error(), "NOAUTH"):
+		say(warn(err.Error(), "users do not follow from a primary to its replica: make the user there too, with the reading rights of docs/registry.md"+instead))
+	case containsFold(err.Error(), "MASTERDOWN"), containsFold(err.Error(), "LOADING"):
+		say(warn(err.Error(), "it has lost its primary, or is copying it: look at its log"+instead))
+	default:
+		say(warn(err.Error(), "is it running, and registry.read its address?"+instead))
 	}
 }
 

@@ -1,6 +1,7 @@
 package redisstore_test
 
 import (
+	"context"
 	"errors"
 	"os"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"pbxmesh"
+	"pbxmesh/registry"
 	"pbxmesh/registry/redisstore"
 	"pbxmesh/registry/registrytest"
 )
@@ -81,6 +83,76 @@ func TestRights(t *testing.T) {
 	}
 }
 
+// TestReadRights is TestRights for the user at a replica, who is another one there: rights do not
+// follow. A daemon with no more than these reads there.
+func TestReadRights(t *testing.T) {
+	t.Parallel()
+	primary := registrytest.StartRedis(t)
+	near := registrytest.StartReplica(t, primary.Addr())
+	setUser(t, client(t, primary.Addr()), "mesh", redisstore.ACL("pbxmesh", false))
+	admin := client(t, near.Addr())
+	o := redisstore.Options{URL: primary.URL() + "/1", Read: near.URL(), Username: "mesh", Password: "secret"}
+	check := func(acl string) error {
+		setUser(t, admin, "mesh", acl)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		behind, err := open(t, o).CheckReplica(ctx)
+		if err == nil && behind <= 0 {
+			t.Errorf("behind %s", behind)
+		}
+		return err
+	}
+	all := redisstore.ReadACL("pbxmesh")
+	if err := check(all); err != nil {
+		t.Fatalf("with all rights: %v", err)
+	}
+	for _, right := range redisstore.ReadRights {
+		err := check(all + " -" + right)
+		switch {
+		case right == "unsubscribe": // as above
+		case err == nil || !strings.Contains(err.Error(), "NOPERM") || !strings.Contains(err.Error(), right):
+			t.Errorf("without %s: %v", right, err)
+		}
+	}
+	setUser(t, admin, "mesh", all)
+	s := open(t, o)
+	if err := s.Announce(t.Context(), registry.Announcement{Node: pbxmesh.Node{ID: "london"}}); err != nil {
+		t.Fatal(err)
+	}
+	term, err := s.Publish(t.Context(), registry.Publication{Node: "paris", Owner: "h", Instance: "p", Term: 1, Digests: registry.Digests{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	reader := open(t, o)
+	registrytest.WaitFor(t, "everything at the replica", func() bool {
+		members, _, err1 := reader.Members(t.Context())
+		_, _, err2 := reader.Leases(t.Context(), []pbxmesh.NodeID{"london"})
+		at, err3 := reader.Snapshot(t.Context(), "paris", func(registry.Record) {})
+		_, err4 := reader.Changes(t.Context(), []registry.Cursor{{Node: "paris", Term: term}})
+		_, _, _, err5 := reader.Notes(t.Context(), registry.NoteVotes, 1)
+		if err := errors.Join(err1, err2, err4, err5); err != nil {
+			t.Fatal(err)
+		}
+		st, _ := reader.Replica()
+		if !st.Used || st.Err != nil {
+			t.Fatalf("%+v", st)
+		}
+		return err3 == nil && at.Term == term && len(members) == 1
+	})
+}
+
+// A replica of another primary is told from a slow one by nothing but time.
+func TestCheckStrangeReplica(t *testing.T) {
+	t.Parallel()
+	primary, other := registrytest.StartRedis(t), registrytest.StartRedis(t)
+	s := open(t, redisstore.Options{URL: primary.URL(), Read: other.URL()})
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if _, err := s.CheckReplica(ctx); !errors.Is(err, pbxmesh.ErrUnavailable) || !strings.Contains(err.Error(), "does not show what was written") {
+		t.Errorf("%v", err)
+	}
+}
+
 // TestDocumentedRights holds docs/registry.md to the line that the tests use.
 func TestDocumentedRights(t *testing.T) {
 	t.Parallel()
@@ -89,6 +161,9 @@ func TestDocumentedRights(t *testing.T) {
 		t.Fatal(err)
 	}
 	if want := redisstore.ACL("pbxmesh", false); !strings.Contains(strings.Join(strings.Fields(string(doc)), " "), want) {
+		t.Errorf("docs/registry.md lacks\n%s", want)
+	}
+	if want := redisstore.ReadACL("pbxmesh"); !strings.Contains(strings.Join(strings.Fields(string(doc)), " "), want) {
 		t.Errorf("docs/registry.md lacks\n%s", want)
 	}
 	if want := "+cluster|slots +cluster|shards +readonly"; !strings.Contains(string(doc), want) {

@@ -20,6 +20,12 @@ var Rights = []string{
 	"publish", "select", "set", "subscribe", "time", "type", "unlink", "unsubscribe", "xadd", "xread", "zadd", "zcard", "zrange", "zrangebyscore", "zrem", "zscore",
 }
 
+// ReadRights are those of Rights that the user needs at a replica (Options.Read).
+var ReadRights = []string{
+	"client|setname", "eval", "evalsha", "get", "hget", "hgetall", "hkeys", "hlen", "hmget", "hscan", "hstrlen", "mget",
+	"ping", "select", "subscribe", "time", "type", "unsubscribe", "xread", "zrangebyscore", "zscore",
+}
+
 var clusterRights = []string{"cluster|slots", "cluster|shards", "readonly"}
 
 // ACL returns what follows the name and the password of a user in ACL SETUSER.
@@ -28,7 +34,14 @@ func ACL(prefix string, cluster bool) string {
 	if cluster {
 		rights = slices.Concat(rights, clusterRights)
 	}
-	return fmt.Sprintf("resetkeys ~%[1]s:* resetchannels &%[1]s:* -@all +%[2]s", base(prefix, cluster), strings.Join(rights, " +"))
+	return acl(base(prefix, cluster), rights)
+}
+
+// ReadACL is ACL for a replica.
+func ReadACL(prefix string) string { return acl(prefix, ReadRights) }
+
+func acl(base string, rights []string) string {
+	return fmt.Sprintf("resetkeys ~%[1]s:* resetchannels &%[1]s:* -@all +%[2]s", base, strings.Join(rights, " +"))
 }
 
 // checkRights tries every command of Rights on keys that nobody reads, but for those by which
@@ -47,7 +60,22 @@ func (s *Store) checkRights(ctx context.Context) error {
 		{"eval", "return 1", 1, text}, {"evalsha", strings.Repeat("0", 40), 1, text}, {"time"}, {"ping"}, {"publish", key, ""},
 		{"unlink", hash}, {"del", text}, {"del", stream}, {"del", set},
 	}
-	pipe := s.client.Pipeline()
+	return s.tryRights(ctx, s.client, key, tries)
+}
+
+// checkReadRights is checkRights for ReadRights at a replica.
+func (s *Store) checkReadRights(ctx context.Context, c redis.UniversalClient) error {
+	key := s.base + ":check:" + rand.Text()
+	return s.tryRights(ctx, c, key, [][]any{
+		{"eval", "return 1", 1, key}, {"evalsha", strings.Repeat("0", 40), 1, key}, {"get", key}, {"hget", key, "f"}, {"hgetall", key}, {"hkeys", key},
+		{"hlen", key}, {"hmget", key, "f"}, {"hscan", key, "0"}, {"hstrlen", key, "f"}, {"mget", key}, {"ping"}, {"time"}, {"type", key},
+		{"xread", "count", 1, "streams", key, "0"}, {"zrangebyscore", key, 0, 1}, {"zscore", key, "m"},
+	})
+}
+
+// tryRights names those of the commands that are not allowed. key is a channel, too.
+func (s *Store) tryRights(ctx context.Context, c redis.UniversalClient, key string, tries [][]any) error {
+	pipe := c.Pipeline()
 	replies := make([]*redis.Cmd, 0, len(tries))
 	for _, args := range tries {
 		replies = append(replies, pipe.Do(ctx, args...))
@@ -60,7 +88,7 @@ func (s *Store) checkRights(ctx context.Context) error {
 			missing = append(missing, name)
 		}
 	}
-	sub := s.client.Subscribe(ctx, key)
+	sub := c.Subscribe(ctx, key)
 	defer sub.Close()
 	if _, err := sub.ReceiveTimeout(ctx, s.o.Timeout); err != nil && strings.Contains(err.Error(), "NOPERM") {
 		missing = append(missing, "subscribe")
