@@ -64,7 +64,7 @@ func (a *App) exchange() native.Exchange {
 		return native.NewMemory()
 	}
 	return native.NewRedis(native.RedisOptions{
-		Client: store.Client(), Prefix: store.KeyPrefix(), Listen: store.Listen,
+		Client: store.Client(), Reader: store.Reader, Prefix: store.KeyPrefix(), Listen: store.Listen,
 		Nodes: func() []pbxmesh.NodeID {
 			members := a.replica.Members()
 			ids := make([]pbxmesh.NodeID, 0, len(members))

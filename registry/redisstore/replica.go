@@ -105,8 +105,12 @@ func (r *replica) saw(text string, now time.Time) (fits, known bool) {
 		r.probes = r.probes[1:]
 	}
 	r.behind, r.at = 0, now
-	if len(r.probes) > 1 {
+	switch {
+	case len(r.probes) == 1:
+	case r.probes[1].n == max(n, r.probes[0].n)+1:
 		r.behind = now.Sub(r.probes[1].at)
+	default: // the first that is missing is not remembered, but an older one
+		r.behind = now.Sub(r.probes[0].at)
 	}
 	if fits = known && r.behind <= r.within; fits {
 		r.good++
@@ -272,8 +276,8 @@ func (s *Store) prove(ctx context.Context) {
 		cancel()
 	}
 	r.mu.Lock()
-	if r.err == nil {
-		r.good = replicaReturns
+	if r.err == nil && r.probes[0].n > 0 {
+		r.mode = readReplica
 	}
 	r.mu.Unlock()
 	r.tasks.Go(func() {

@@ -45,6 +45,9 @@ var _ registry.Backend = (*Store)(nil)
 // the registry. The Store closes it.
 func (s *Store) Client() redis.UniversalClient { return s.client }
 
+// Reader returns the connection pool of the server that is read now, for the same.
+func (s *Store) Reader() redis.UniversalClient { return s.reader() }
+
 // KeyPrefix is how all keys and channels of the mesh begin.
 func (s *Store) KeyPrefix() string { return s.base + ":" }
 

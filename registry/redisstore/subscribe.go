@@ -62,6 +62,9 @@ func (s *Store) join(ctx context.Context, channel string, l *listener) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+	if s.near != nil {
+		s.near.begin.Do(func() { s.prove(ctx) })
+	}
 	t.mu.Lock()
 	conn, first, begun := t.conn, len(t.by[channel]) == 0, t.begun[channel]
 	if t.by[channel] == nil {
@@ -74,6 +77,7 @@ func (s *Store) join(ctx context.Context, channel string, l *listener) error {
 		conn = t.from.Subscribe(context.WithoutCancel(ctx))
 		t.conn = conn
 	}
+	from := t.from
 	t.mu.Unlock()
 	if begun {
 		l.fn("", true)
@@ -84,8 +88,8 @@ func (s *Store) join(ctx context.Context, channel string, l *listener) error {
 		if err := conn.Subscribe(callCtx, channel); err != nil {
 			t.end(conn, err)
 			t.drop(channel, l)
-			if s.near != nil && s.reader() != s.client && ctx.Err() == nil {
-				s.near.failed(err)
+			if from != s.client && !errors.Is(err, redis.ErrClosed) && ctx.Err() == nil {
+				s.near.failed(wrap("subscribe", err))
 			}
 			return err
 		}

@@ -28,6 +28,9 @@ const (
 type RedisOptions struct {
 	Client redis.UniversalClient
 
+	// Reader returns where states are read that were stored before they were told; nil for Client.
+	Reader func() redis.UniversalClient
+
 	// Prefix begins every key and channel: "pbxmesh:".
 	Prefix string
 
@@ -135,8 +138,12 @@ func (r *Redis) Follow(ctx context.Context, kind string, fn func(State)) error {
 
 // stored hands what is stored of all nodes to fn.
 func (r *Redis) stored(ctx context.Context, kind string, fn func(State)) error {
+	from := r.opts.Client
+	if r.opts.Reader != nil {
+		from = r.opts.Reader()
+	}
 	for _, node := range r.opts.Nodes() {
-		stored, err := r.opts.Client.HGetAll(ctx, r.hash(kind, node)).Result()
+		stored, err := from.HGetAll(ctx, r.hash(kind, node)).Result()
 		if err != nil {
 			return fmt.Errorf("read stored states: %w", err)
 		}
