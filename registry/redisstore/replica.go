@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"strconv"
 	"sync"
 	"time"
@@ -18,6 +19,8 @@ import (
 // be there a moment later. Nothing else is believed, neither a role nor a state of a link: a
 // replica that was promoted, cut off, emptied, or follows another mesh's primary shows an old
 // number or none, and the primary is read.
+//
+// What is read beside a look is believed when the number is still there afterwards.
 //
 // All reads go to one server, so that leases, changes and records fit together. When the
 // primary does not answer, a replica that has followed once is read however old it is. What it
@@ -189,11 +192,31 @@ func (s *Store) readAt(ctx context.Context, c redis.UniversalClient, f func(cont
 	callCtx, cancel := s.bound(ctx)
 	defer cancel()
 	err := f(callCtx, c)
+	if err == nil && c != s.client {
+		err = s.stillOurs(callCtx)
+	}
 	if errors.Is(err, pbxmesh.ErrUnavailable) && c != s.client && ctx.Err() == nil {
 		s.near.failed(err)
 		s.moveSubscription()
 	}
 	return err
+}
+
+// stillOurs looks whether the replica still shows a number, after it was read: another primary's
+// data may have come in the place of ours since the last look.
+func (s *Store) stillOurs(ctx context.Context) error {
+	r := s.near
+	text, err := r.client.Get(ctx, r.key).Result()
+	if err != nil && !errors.Is(err, redis.Nil) {
+		return wrap("ask the replica", err)
+	}
+	n, _ := strconv.ParseUint(text, 10, 64)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if n == 0 || n < r.probes[0].n || n > r.last {
+		return fmt.Errorf("%w: redis: the replica: %w", pbxmesh.ErrUnavailable, errForeign)
+	}
+	return nil
 }
 
 // askHeads runs lookHeads where things are read, and decides where that is.

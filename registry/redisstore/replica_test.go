@@ -371,3 +371,34 @@ func TestAbsentLeaseIsConfirmed(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// Between two looks, too, a replica that is gone or shows another mesh is not believed.
+func TestReplicaLostBetweenLooks(t *testing.T) {
+	t.Parallel()
+	for name, lose := range map[string]func(*testing.T, *replicated) error{
+		"gone": func(_ *testing.T, r *replicated) error { return r.near.Kill() },
+		"emptied": func(t *testing.T, r *replicated) error {
+			near := client(t, r.near.Addr())
+			if err := near.ConfigSet(t.Context(), "replica-read-only", "no").Err(); err != nil {
+				return err
+			}
+			return errors.Join(near.Do(t.Context(), "REPLICAOF", "NO", "ONE").Err(), near.FlushAll(t.Context()).Err())
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := replicate(t)
+			r.reads(t, true)
+			if err := lose(t, r); err != nil {
+				t.Fatal(err)
+			}
+			primary := client(t, r.primary.Addr())
+			if _, err := r.store.Changes(t.Context(), []registry.Cursor{{Node: "london", Term: 1}}); err != nil {
+				t.Error(err)
+			}
+			if n := called(t, primary, "xread"); n != 1 {
+				t.Errorf("the primary was asked %d times", n)
+			}
+		})
+	}
+}
