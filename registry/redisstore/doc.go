@@ -16,6 +16,8 @@
 //	pbxmesh:{london}:log          stream  id <term>-<seq>, one entry per batch
 //	pbxmesh:{london}:lease        string  JSON, expires with the lease
 //
+// A daemon that reads a replica writes a number under pbxmesh:near:<random>, for an hour.
+//
 // All keys of a node carry its name as hash tag, so that one script can write
 // them in a cluster. A full publication fills the hash of a new term beside the
 // old one and switches over in one script, with which readers see all of it or
