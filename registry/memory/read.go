@@ -166,7 +166,10 @@ func (s *Store) Forget(ctx context.Context, id pbxmesh.NodeID) error {
 		return err
 	}
 	delete(s.nodes, id)
-	s.members[id] = registry.Announcement{Node: pbxmesh.Node{ID: id}, Gone: true}
+	gone := registry.Announcement{Node: pbxmesh.Node{ID: id}, Gone: true}
+	s.members[id] = gone
+	s.didNode(id)
+	s.did(func(to *Store) { to.members[id] = gone })
 	return nil
 }
 

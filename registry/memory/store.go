@@ -33,6 +33,7 @@ type Store struct {
 	down     error
 
 	subscribers map[*subscriber]bool
+	replicas    []*Replica
 }
 
 var _ registry.Backend = (*Store)(nil)
@@ -88,6 +89,10 @@ func (s *Store) Clear() {
 	clear(s.nodes)
 	clear(s.members)
 	clear(s.boards)
+	s.did(func(to *Store) {
+		clear(to.nodes)
+		clear(to.members)
+	})
 }
 
 // Tamper calls change with the records of id, for tests of what a stranger does
@@ -106,6 +111,7 @@ func (s *Store) Tamper(id pbxmesh.NodeID, change func(get func(kind registry.Kin
 		}
 		n.records[key{rec.Kind, rec.Key}] = rec
 	})
+	s.didNode(id)
 }
 
 // Drop forgets the records and the lease of id, as Redis does with those of a node that
@@ -114,6 +120,7 @@ func (s *Store) Drop(id pbxmesh.NodeID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.nodes, id)
+	s.didNode(id)
 }
 
 // Trim drops all but the keep last batches of id.
@@ -124,6 +131,7 @@ func (s *Store) Trim(id pbxmesh.NodeID, keep int) {
 	if len(n.log) > keep {
 		n.log = slices.Clone(n.log[len(n.log)-keep:])
 	}
+	s.didNode(id)
 }
 
 // ready reports why a call cannot be served. The caller holds s.mu.
@@ -175,6 +183,7 @@ func (s *Store) Publish(ctx context.Context, p registry.Publication) (uint64, er
 		Node: p.Node, Term: n.term, Seq: 1, Epoch: p.Epoch, Digests: maps.Clone(p.Digests), Reset: true,
 	}}
 	s.tell(n.log[0])
+	s.didNode(p.Node, n.log[0])
 	return n.term, nil
 }
 
@@ -210,6 +219,7 @@ func (s *Store) Append(ctx context.Context, b registry.Batch) error {
 		n.log = slices.Clone(n.log[len(n.log)-s.limit:])
 	}
 	s.tell(b)
+	s.didNode(b.Node, b)
 	return nil
 }
 
@@ -230,6 +240,7 @@ func (s *Store) Renew(ctx context.Context, l registry.Lease) error {
 	}
 	l.Digests = maps.Clone(l.Digests)
 	n.lease, n.leaseEnds = l, s.now().Add(l.TTL)
+	s.didNode(l.Node)
 	switch {
 	case l.Term == 0:
 		return nil
@@ -250,6 +261,7 @@ func (s *Store) Leave(ctx context.Context, l registry.Lease) error {
 	}
 	if n := s.node(l.Node); n.lease.Instance == l.Instance {
 		n.leaseEnds = time.Time{}
+		s.didNode(l.Node)
 	}
 	return nil
 }
@@ -265,5 +277,6 @@ func (s *Store) Announce(ctx context.Context, a registry.Announcement) error {
 		return err
 	}
 	s.members[a.Node.ID] = a
+	s.did(func(to *Store) { to.members[a.Node.ID] = a })
 	return nil
 }
