@@ -12,6 +12,9 @@ const (
 	BlindToGaps                // a missing batch is not noticed
 	BlindToEpochs              // a full publication is applied on top of what was there
 	BlindToUnread              // what cannot be read does not count in the digest
+	KeepsFormer                // what can no longer be read leaves in what was known under its key
+	BlindToOrder               // what is told again counts as new
+	BuriesSilent               // a node without a lease is taken for dead
 	Older                      // no bug: a reader that cannot read a contact with LaterMark
 )
 
@@ -24,6 +27,9 @@ func (r *Replica) Mutate(bugs int) {
 	r.mutant.gaps = bugs&BlindToGaps != 0
 	r.mutant.epochs = bugs&BlindToEpochs != 0
 	r.mutant.unread = bugs&BlindToUnread != 0
+	r.mutant.former = bugs&KeepsFormer != 0
+	r.mutant.order = bugs&BlindToOrder != 0
+	r.mutant.silent = bugs&BuriesSilent != 0
 	r.mutant.older = bugs&Older != 0
 }
 

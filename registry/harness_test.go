@@ -23,132 +23,6 @@ import (
 	"pbxmesh/registry/registrytest"
 )
 
-// link stands between one daemon and the store and can be cut.
-type link struct {
-	registry.Backend
-	cut  atomic.Bool
-	deaf atomic.Bool  // the store does what it is told, and its answer is lost
-	idle atomic.Bool  // no changes are told or asked for
-	lose atomic.Bool  // a record of the next batch is lost, as in a broken memory
-	seen atomic.Int64 // calls that read the leases, and were answered
-}
-
-func (l *link) answer(err error) error {
-	if err == nil && l.deaf.Load() {
-		return fmt.Errorf("%w: the answer is lost", pbxmesh.ErrUnavailable)
-	}
-	return err
-}
-
-func (l *link) err() error {
-	if l.cut.Load() {
-		return fmt.Errorf("%w: the link is cut", pbxmesh.ErrUnavailable)
-	}
-	return nil
-}
-
-func (l *link) Publish(ctx context.Context, p registry.Publication) (uint64, error) {
-	if err := l.err(); err != nil {
-		return 0, err
-	}
-	term, err := l.Backend.Publish(ctx, p)
-	return term, l.answer(err)
-}
-
-func (l *link) Append(ctx context.Context, b registry.Batch) error {
-	if err := l.err(); err != nil {
-		return err
-	}
-	return l.answer(l.Backend.Append(ctx, b))
-}
-
-func (l *link) Renew(ctx context.Context, x registry.Lease) error {
-	if err := l.err(); err != nil {
-		return err
-	}
-	return l.answer(l.Backend.Renew(ctx, x))
-}
-
-func (l *link) Leave(ctx context.Context, x registry.Lease) error {
-	if err := l.err(); err != nil {
-		return err
-	}
-	return l.Backend.Leave(ctx, x)
-}
-
-func (l *link) Announce(ctx context.Context, a registry.Announcement) error {
-	if err := l.err(); err != nil {
-		return err
-	}
-	return l.Backend.Announce(ctx, a)
-}
-
-func (l *link) Members(ctx context.Context) ([]registry.Announcement, int, error) {
-	if err := l.err(); err != nil {
-		return nil, 0, err
-	}
-	return l.Backend.Members(ctx)
-}
-
-func (l *link) Leases(ctx context.Context, n []pbxmesh.NodeID) (map[pbxmesh.NodeID]registry.Lease, int, error) {
-	if err := l.err(); err != nil {
-		return nil, 0, err
-	}
-	leases, bad, err := l.Backend.Leases(ctx, n)
-	if err == nil {
-		l.seen.Add(1)
-	}
-	return leases, bad, err
-}
-
-func (l *link) Snapshot(ctx context.Context, n pbxmesh.NodeID, each func(registry.Record)) (registry.SnapshotInfo, error) {
-	if err := l.err(); err != nil {
-		return registry.SnapshotInfo{}, err
-	}
-	return l.Backend.Snapshot(ctx, n, each)
-}
-
-func (l *link) Changes(ctx context.Context, after []registry.Cursor) ([]registry.Batch, error) {
-	if err := l.err(); err != nil {
-		return nil, err
-	}
-	batches, err := l.Backend.Changes(ctx, after)
-	if l.idle.Load() {
-		return nil, fmt.Errorf("%w: no changes are told", pbxmesh.ErrUnavailable)
-	}
-	if cut := l.err(); cut != nil { // the answer of a call that was under way is lost too
-		return nil, cut
-	}
-	batches = slices.Clone(batches)
-	for i := range batches {
-		l.loseOne(&batches[i])
-	}
-	return batches, err
-}
-
-func (l *link) loseOne(b *registry.Batch) {
-	if len(b.Records) > 0 && l.lose.CompareAndSwap(true, false) {
-		b.Records = b.Records[1:]
-	}
-}
-
-func (l *link) Subscribe(ctx context.Context, fn func(*registry.Batch)) error {
-	if err := l.err(); err != nil {
-		return err
-	}
-	return l.Backend.Subscribe(ctx, func(b *registry.Batch) {
-		switch {
-		case l.err() != nil || l.idle.Load(): // lost
-		case b == nil:
-			fn(nil)
-		default:
-			told := *b
-			l.loseOne(&told)
-			fn(&told)
-		}
-	})
-}
-
 // daemon is what a daemon has of the registry, and the switch beside it.
 type daemon struct {
 	t     testing.TB
@@ -173,8 +47,9 @@ type tuning struct {
 	off              time.Duration // how far its clock is ahead
 	renew            time.Duration // a lease lasts ten of them
 	timeout          time.Duration
-	productive       bool // see the variable
-	bugs             int  // seeded; see Mutate
+	productive       bool          // see the variable
+	bugs             int           // seeded; see Mutate
+	told             *atomic.Int64 // see link
 	log              io.Writer
 }
 
@@ -197,7 +72,8 @@ func start(t testing.TB, id pbxmesh.NodeID, store registry.Backend, tune tuning)
 		poll, backoff = time.Second, 2*time.Second
 		check = 30 * time.Second // instead of minutes, which no test would wait for
 	}
-	d := &daemon{t: t, id: id, off: tune.off, older: tune.bugs&registry.Older != 0, link: &link{Backend: store}, epoch: "core-1", held: map[int]pbxmesh.Registration{}}
+	d := &daemon{t: t, id: id, off: tune.off, older: tune.bugs&registry.Older != 0, link: newLink(store, tune.bugs), epoch: "core-1", held: map[int]pbxmesh.Registration{}}
+	d.link.told = tune.told
 	d.r = registry.NewReplica(registry.ReplicaOptions{Local: id})
 	d.r.Mutate(tune.bugs)
 	if tune.stateFile != "" {

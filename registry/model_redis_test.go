@@ -74,14 +74,15 @@ func TestModelRedisFindsSeededBugs(t *testing.T) {
 
 var redisWhats = []string{
 	"register", "register", "register", "register", "unregister", "unregister", "reread", "reboot",
-	"flush", "kill", "pause", "cut", "heal", "heal", "delay", "drop", "deafen", "tamper", "restart", "forget", "lose",
+	"flush", "kill", "pause", "cut", "heal", "heal", "cut site", "heal site", "heal site", "delay", "drop", "deafen", "tamper",
+	"restart", "forget", "lose", "lose told", "swap told", "tell again", "later",
 }
 
 func redisSchedules() *rapid.Generator[[]op] {
 	one := rapid.Custom(func(t *rapid.T) op {
 		return op{
 			What:   rapid.SampledFrom(redisWhats).Draw(t, "what"),
-			Daemon: rapid.IntRange(0, 3).Draw(t, "daemon"),
+			Daemon: rapid.IntRange(0, len(cast)-1).Draw(t, "daemon"),
 			N:      rapid.IntRange(0, 25).Draw(t, "device"),
 			Span:   time.Duration(rapid.SampledFrom([]int{0, 0, 1, 7, 60, 150}).Draw(t, "ms")) * time.Millisecond,
 		}
@@ -94,24 +95,32 @@ func playRedis(t *testing.T, ops []op, bugs int, bound time.Duration) (took time
 	t.Helper()
 	server := registrytest.StartRedis(t)
 	p := &redisPlayer{t: t, server: server}
+	p.init()
 	defer func() {
 		for _, d := range p.daemons {
 			d.stop()
 		}
 	}()
-	for _, id := range []pbxmesh.NodeID{"buffalo", "london", "paris", ""} {
+	for _, c := range cast {
 		link := registrytest.StartProxy(t, server.Addr())
 		p.links = append(p.links, link)
-		d := start(t, id, opened(t, redisstore.Options{URL: link.URL()}), tuning{owner: "host-" + string(id), bugs: bugs})
+		tune := tuning{owner: "host-" + string(c.id), bugs: bugs}
+		if c.older {
+			tune.bugs |= registry.Older
+		}
+		d := start(t, c.id, opened(t, redisstore.Options{URL: link.URL()}), tune)
 		p.daemons = append(p.daemons, d)
-		if id != "" {
-			d.boot("core-"+string(id), count(0, 5)...)
+		if c.id != "" {
+			p.boot(d, "core-"+string(c.id), count(0, 5))
 		}
 	}
 	registrytest.WaitFor(t, "the mesh to begin", func() bool { return p.differs() == "" })
 	for _, o := range ops {
 		p.do(o)
 		pause(o.Span)
+		if err := p.lost(); err != nil {
+			return 0, err
+		}
 	}
 	for _, l := range p.links {
 		l.Heal()
@@ -163,6 +172,16 @@ func (p *redisPlayer) do(o op) {
 		link.Cut()
 	case "heal":
 		link.Heal()
+	case "cut site", "heal site":
+		for i, l := range p.links {
+			switch {
+			case cast[i].site != o.Daemon%2:
+			case o.What == "cut site":
+				l.Cut()
+			default:
+				l.Heal()
+			}
+		}
 	case "delay":
 		link.SetDelay(time.Duration(o.N) * time.Millisecond)
 	case "drop":
@@ -170,9 +189,10 @@ func (p *redisPlayer) do(o op) {
 	case "deafen":
 		link.Deafen(true)
 	case "tamper", "forget":
-		id := p.daemons[o.N%3].id
+		id := p.daemons[o.N%castNodes].id
 		c := rawClient(p.t, p.server.URL())
 		if o.What == "forget" {
+			p.removed[id] = true
 			store := opened(p.t, redisstore.Options{URL: p.server.URL()})
 			must(store.Forget(raw(), id))
 			return
@@ -187,7 +207,7 @@ func (p *redisPlayer) do(o op) {
 	case "restart":
 		if d.id == "" {
 			d.kill()
-			p.daemons[o.Daemon] = d.start()
+			p.daemons[o.Daemon], p.had[o.Daemon] = d.start(), map[pbxmesh.NodeID]bool{}
 			return
 		}
 		p.player.do(o)

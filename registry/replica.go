@@ -108,7 +108,7 @@ type Stats struct {
 
 // mutant holds bugs that only a test seeds, to prove that the model test finds
 // them, and what makes a reader one of an older version. All are false in a daemon.
-type mutant struct{ digests, gaps, epochs, unread, older bool }
+type mutant struct{ digests, gaps, epochs, unread, former, order, silent, older bool }
 
 // laterMark is what an older reader of a test cannot read.
 const laterMark = ";later"

@@ -135,7 +135,7 @@ func (r *Replica) follow(ns *nodeState, b *Batch) outcome {
 	switch {
 	case ns.gone:
 		return batchStale
-	case b.Term < ns.term || b.Term == ns.term && b.Seq <= ns.seq:
+	case b.Term < ns.term || b.Term == ns.term && b.Seq <= ns.seq && !r.mutant.order:
 		return batchStale
 	case b.Reset:
 		return batchReset
@@ -143,7 +143,7 @@ func (r *Replica) follow(ns *nodeState, b *Batch) outcome {
 		return batchGap
 	}
 	r.merge(ns, b.Term, b.Records)
-	ns.seq = b.Seq
+	ns.seq = max(ns.seq, b.Seq)
 	// Nothing below this sequence can arrive any more.
 	clear(ns.tombs)
 	if !r.matches(ns, b.Term, b.Seq, b.Digests) {
@@ -191,7 +191,7 @@ func (r *Replica) mergeTombstone(ns *nodeState, rec *Record) {
 		e = r.findKey(ns, aor, rec.Key)
 	}
 	before, was := ns.unread[rec.Key]
-	if e != nil && e.seq > rec.Seq || was && before.seq > rec.Seq {
+	if e != nil && e.seq > rec.Seq && !r.mutant.order || was && before.seq > rec.Seq {
 		r.stats.stale.Add(1)
 		return
 	}
@@ -220,7 +220,7 @@ func (r *Replica) mergeRecord(ns *nodeState, rec *Record) {
 		old = r.findKey(ns, aor, rec.Key)
 	}
 	before, was := ns.unread[rec.Key]
-	if old != nil && old.seq >= rec.Seq || was && before.seq >= rec.Seq || ns.tombs[rec.Key] >= rec.Seq && rec.Seq > 0 {
+	if old != nil && old.seq >= rec.Seq && !r.mutant.order || was && before.seq >= rec.Seq || ns.tombs[rec.Key] >= rec.Seq && rec.Seq > 0 {
 		r.stats.stale.Add(1)
 		return
 	}
@@ -236,7 +236,7 @@ func (r *Replica) mergeRecord(ns *nodeState, rec *Record) {
 	hash := rec.hash()
 	if err != nil {
 		r.stats.bad.Add(1)
-		if old != nil {
+		if old != nil && !r.mutant.former {
 			r.drop(old)
 		}
 		r.setUnread(ns, rec.Key, unread{seq: rec.Seq, hash: hash})
@@ -395,4 +395,11 @@ func (r *Replica) seeLocalLease(l *Lease, held bool, now time.Time) {
 	ns.info.Lock()
 	ns.held = held
 	ns.info.Unlock()
+}
+
+// bury drops what is held of a node that has no lease: only as a bug that tests seed.
+func (r *Replica) bury(id pbxmesh.NodeID) {
+	if ns := r.existing(id); ns != nil && r.mutant.silent {
+		r.sweep(ns, time.Unix(maxUnixMilli/1000, 0).Add(time.Hour))
+	}
 }

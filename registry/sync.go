@@ -228,6 +228,7 @@ func (s *Sync) poll(ctx context.Context) {
 		} else if err == nil {
 			s.o.Replica.seeLease(id, nil, now, late)
 			s.checkSilent(id, asOf)
+			s.o.Replica.bury(id)
 		}
 		s.follow(ctx, id)
 	}

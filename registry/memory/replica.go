@@ -95,6 +95,15 @@ func (s *Store) didNode(id pbxmesh.NodeID, told ...registry.Batch) {
 	})
 }
 
+// didLease is did for what became of a lease.
+func (s *Store) didLease(id pbxmesh.NodeID) {
+	lease, ends := s.nodes[id].lease, s.nodes[id].leaseEnds
+	s.did(func(to *Store) {
+		n := to.node(id)
+		n.lease, n.leaseEnds = lease, ends
+	})
+}
+
 func (n *node) clone() *node {
 	if n == nil {
 		return nil

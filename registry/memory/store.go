@@ -240,7 +240,7 @@ func (s *Store) Renew(ctx context.Context, l registry.Lease) error {
 	}
 	l.Digests = maps.Clone(l.Digests)
 	n.lease, n.leaseEnds = l, s.now().Add(l.TTL)
-	s.didNode(l.Node)
+	s.didLease(l.Node)
 	switch {
 	case l.Term == 0:
 		return nil
@@ -261,7 +261,7 @@ func (s *Store) Leave(ctx context.Context, l registry.Lease) error {
 	}
 	if n := s.node(l.Node); n.lease.Instance == l.Instance {
 		n.leaseEnds = time.Time{}
-		s.didNode(l.Node)
+		s.didLease(l.Node)
 	}
 	return nil
 }
