@@ -26,6 +26,7 @@ const faultTimeout = 500 * time.Millisecond
 // opened is a client of its own, as every daemon has one.
 func opened(t testing.TB, o redisstore.Options) registry.Backend {
 	t.Helper()
+	o.URL = farURL(t, o.URL)
 	if o.Timeout = faultTimeout; productive {
 		o.Timeout = 2 * time.Second
 	}
@@ -260,23 +261,30 @@ func TestFaultSentinelFailover(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	replica := registrytest.StartRedis(t, "--replicaof", host, port)
+	replica := registrytest.StartRedis(t)
 	config := filepath.Join(t.TempDir(), "sentinel.conf")
-	text := "sentinel monitor mesh " + host + " " + port + " 1\nsentinel down-after-milliseconds mesh 500\nsentinel failover-timeout mesh 3000\n"
+	monitored, monitoredPort, _ := net.SplitHostPort(farAddr(t, primary.Addr()))
+	text := "sentinel monitor mesh " + monitored + " " + monitoredPort + " 1\nsentinel down-after-milliseconds mesh 500\nsentinel failover-timeout mesh 3000\n"
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	sentinel := registrytest.StartSentinel(t, config)
+	next := farAddr(t, replica.Addr())
+	announced, announcedPort, _ := net.SplitHostPort(next)
 	ask, second := redis.NewSentinelClient(&redis.Options{Addr: sentinel.Addr()}), rawClient(t, replica.URL())
 	t.Cleanup(func() { _ = ask.Close() })
 	ctx := context.Background()
+	if err := errors.Join(second.ConfigSet(ctx, "replica-announce-ip", announced).Err(), second.ConfigSet(ctx, "replica-announce-port", announcedPort).Err(),
+		second.ReplicaOf(ctx, host, port).Err()); err != nil {
+		t.Fatal(err)
+	}
 	waitLonger(t, 40*time.Second, "the sentinel to know a replica in step", func() bool {
 		replicas, err := ask.Replicas(ctx, "mesh").Result()
 		info, err2 := second.Info(ctx, "replication").Result()
 		return err == nil && err2 == nil && len(replicas) == 1 && replicas[0]["master-link-status"] == "ok" && strings.Contains(info, "master_link_status:up")
 	})
 	open := func() registry.Backend {
-		return opened(t, redisstore.Options{SentinelAddresses: []string{sentinel.Addr()}, SentinelMaster: "mesh"})
+		return opened(t, redisstore.Options{SentinelAddresses: []string{farAddr(t, sentinel.Addr())}, SentinelMaster: "mesh"})
 	}
 	m := startMesh(t, open, nil)
 	m.change(0)
@@ -288,7 +296,7 @@ func TestFaultSentinelFailover(t *testing.T) {
 	m.london.boot("core-l2", 40, 41, 90)
 	waitLonger(t, 40*time.Second, "the failover", func() bool {
 		addr, err := ask.GetMasterAddrByName(ctx, "mesh").Result()
-		return err == nil && slices.Equal(addr, strings.Split(replica.Addr(), ":"))
+		return err == nil && slices.Equal(addr, strings.Split(next, ":"))
 	})
 	t.Logf("Sentinel named the new primary after %.2f s", time.Since(began).Seconds())
 	m.recovered("Sentinel failover", time.Now(), open())
@@ -303,7 +311,8 @@ func TestFaultSentinelFailover(t *testing.T) {
 func TestFaultClusterSlotMoves(t *testing.T) {
 	t.Parallel()
 	servers := registrytest.StartCluster(t)
-	open := func() registry.Backend { return opened(t, redisstore.Options{Addresses: servers}) }
+	farServers := farCluster(t, servers)
+	open := func() registry.Backend { return opened(t, redisstore.Options{Addresses: farServers}) }
 	m := startMesh(t, open, nil)
 	a, b := rawClient(t, "redis://"+servers[0]), rawClient(t, "redis://"+servers[1])
 	ctx := context.Background()

@@ -261,7 +261,7 @@ func stores(t *testing.T, test func(t *testing.T, f faults)) {
 	t.Run("redis", func(t *testing.T) {
 		t.Parallel()
 		server := registrytest.StartRedis(t)
-		store, err := redisstore.New(redisstore.Options{URL: server.URL(), Timeout: 500 * time.Millisecond})
+		store, err := redisstore.New(redisstore.Options{URL: farURL(t, server.URL()), Timeout: faultTimeout + far})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -100,6 +100,7 @@ type player struct {
 
 	down    time.Time                 // since when the store is; zero for not
 	cut     []time.Time               // the same of each daemon's link
+	near    []time.Time               // since when it reads near by
 	had     []map[pbxmesh.NodeID]bool // by daemon: of whom it has the devices that stay
 	mixed   bool                      // a subscription may be another server's than what is read
 	removed map[pbxmesh.NodeID]bool   // nodes that were forgotten at some time
@@ -131,6 +132,7 @@ func newPlayer(t *testing.T, around world) *player {
 }
 
 func (p *player) init() {
+	p.near = make([]time.Time, len(cast))
 	p.cut, p.had, p.removed = make([]time.Time, len(cast)), make([]map[pbxmesh.NodeID]bool, len(cast)), map[pbxmesh.NodeID]bool{}
 	for i := range p.had {
 		p.had[i] = map[pbxmesh.NodeID]bool{}
@@ -172,7 +174,9 @@ func (p *player) do(o op) {
 			d.link.near.Halt(o.What == "halt")
 		}
 	case "avoid", "near":
-		d.link.avoid.Store(o.What == "avoid")
+		if d.link.avoid.Swap(o.What == "avoid") {
+			p.near[o.Daemon] = time.Now()
+		}
 		p.mixed = p.mixed || d.link.near != nil
 	default: // happens to nodes
 		if d.id == "" {
@@ -275,7 +279,8 @@ func (p *player) lies() error {
 			least = time.Since(since)
 		}
 		if near {
-			least = max(least, d.link.near.Lag())
+			// Until then it was the store itself that was read.
+			least = max(least, min(d.link.near.Lag(), time.Since(p.near[i])))
 		}
 		if age := d.r.Age(d.now()); age < least-100*time.Millisecond {
 			return fmt.Errorf("%s says that its view is %s old, it is %s", p.name(i), age, least)

@@ -52,7 +52,7 @@ func TestDaemonProcess(t *testing.T) {
 func process(t *testing.T, url, life string, devices int) (end func()) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], "-test.run", "^TestDaemonProcess$")
-	cmd.Env = append(os.Environ(), processEnv+"="+url, processEnv+"_LIFE="+life, fmt.Sprintf("%s_DEVICES=%d", processEnv, devices))
+	cmd.Env = append(os.Environ(), processEnv+"="+farURL(t, url), processEnv+"_LIFE="+life, fmt.Sprintf("%s_DEVICES=%d", processEnv, devices))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

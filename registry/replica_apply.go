@@ -135,7 +135,7 @@ func (r *Replica) follow(ns *nodeState, b *Batch) outcome {
 	switch {
 	case ns.gone:
 		return batchStale
-	case b.Term < ns.term || b.Term == ns.term && b.Seq <= ns.seq && !r.mutant.order:
+	case b.Term < ns.term || b.Term == ns.term && b.Seq <= ns.seq && (b.Reset || !r.mutant.order):
 		return batchStale
 	case b.Reset:
 		return batchReset
