@@ -10,16 +10,18 @@
 // With the prefix "pbxmesh" and the node "london":
 //
 //	pbxmesh:members               hash    node -> announcement (JSON)
-//	pbxmesh:{pbxmesh:members}:revision  string  grows with every other announcement
 //	pbxmesh:{london}:meta         hash    v, term, next, seq, epoch
 //	pbxmesh:{london}:rec:<term>   hash    kind|key -> "<seq> <value>"
 //	pbxmesh:{london}:log          stream  id <term>-<seq>, one entry per batch
 //	pbxmesh:{london}:lease        string  JSON, expires with the lease
+//	pbxmesh:{#board}:heads        hash    what changes, of everything; see below
 //
 // A daemon that reads a replica writes a number under pbxmesh:near:<random>, for an hour.
 //
-// All keys of a node carry its name as hash tag, so that one script can write
-// them in a cluster. A full publication fills the hash of a new term beside the
+// In a cluster all keys begin with "{pbxmesh}": the first hash tag counts, so a mesh is in one
+// slot. Everybody reads everything, and one script writes what belongs together.
+//
+// A full publication fills the hash of a new term beside the
 // old one and switches over in one script, with which readers see all of it or
 // nothing. Ids of the stream are term and sequence, so a reader's place needs no
 // number of Redis's own, and survives a stream that was emptied and begun again.
@@ -28,27 +30,41 @@
 // JSON), e (epoch), k ("reset" for a full publication), and per record
 // "+kind|key" with the value, or "-kind|key" for a tombstone.
 //
-// Everybody asks every second for members and leases. A reader keeps what it read: the members
-// while their revision is the same, at most half a minute, and of a lease everything but
-// its beat while a mark of its text is. One script makes them for all leases; in a cluster,
-// whose nodes are in different slots, all of them are read each time.
+// Everything but the members and the heads expires a day after the node's last renewal.
 //
-// Everything but the members expires a day after the node's last renewal.
+// # What is told
 //
-// The notes of registry.Board stand under one hash tag that no node can have:
+// The script that applies a batch publishes it on the channel pbxmesh:changes: the node, the id and
+// the fields of its stream entry, as netstrings ("3:abc,"). The stream is for those who did not hear.
+// What is posted with Tell is published on pbxmesh:told:votes, an empty message. All channels of a
+// store are heard by one connection.
+//
+// # Heads
+//
+// Everybody looks every second at the hash of heads, by one script that says the names of its fields
+// only when they are others than the caller knows:
+//
+//	@             revision of the members: grows with every other announcement
+//	@london       four characters that stand for london's lease without beat and clock, and its beat
+//	votes         highest revision of the notes of the kind
+//	votes|london  beat of the note
+//
+// A beat is one of 64 characters. A reader keeps what it read: the members while their revision is
+// the same, and of a lease everything but its beat while its mark is.
+//
+// # Notes
+//
+// The notes of registry.Board stand under a hash tag that no node can have:
 //
 //	pbxmesh:{#board}:votes:notes      hash        key -> value
 //	pbxmesh:{#board}:votes:revisions  sorted set  key by revision
 //	pbxmesh:{#board}:votes:ends       sorted set  key by its end, ms of the server's clock
-//	pbxmesh:{#board}:heads            hash        kind -> highest revision
 //
 // A revision is at least the server's clock in microseconds, so that it grows also over
 // a server that was emptied. Notes that ended are removed by the next one of their kind.
 //
-// What is posted with Tell is published on the channel pbxmesh:told:votes, an empty message.
-//
 // # Access
 //
-// Rights and ACL say what an ACL user needs. Without the channel nobody is told, and notes are
+// Rights and ACL say what an ACL user needs. Without the channels nobody is told, and changes and notes are
 // read a moment later.
 package redisstore

@@ -1,0 +1,104 @@
+package redisstore_test
+
+import (
+	"testing"
+	"time"
+
+	"pbxmesh"
+	"pbxmesh/registry"
+	"pbxmesh/registry/redisstore"
+	"pbxmesh/registry/registrytest"
+)
+
+// What does not seem to change is read now and then all the same: a clock that was set, and
+// members that a daemon of an older version announced.
+func TestReadAnyhow(t *testing.T) {
+	t.Parallel()
+	server := registrytest.StartRedis(t)
+	writer, reader := open(t, redisstore.Options{URL: server.URL()}), open(t, redisstore.Options{URL: server.URL()})
+	raw := client(t, server.Addr())
+	nodes := []pbxmesh.NodeID{"buffalo", "london"}
+	beat, jump := uint64(0), time.Duration(0)
+	// look has every daemon renew its lease, asks as a reader does, and returns how many members
+	// there are, which clocks were read, and by how many commands.
+	look := func() (members, clocks, reads int) {
+		t.Helper()
+		beat++
+		for _, id := range nodes {
+			l := registry.Lease{Node: id, Instance: "i", TTL: time.Minute, Beat: beat, Clock: time.Now().Add(jump).UnixMilli()}
+			if err := writer.Renew(t.Context(), l); err != nil {
+				t.Fatal(err)
+			}
+		}
+		before := called(t, raw, "mget")
+		known, bad, err := reader.Members(t.Context())
+		if err != nil || bad != 0 {
+			t.Fatalf("members: %d bad, %v", bad, err)
+		}
+		leases, bad, err := reader.Leases(t.Context(), nodes)
+		if err != nil || bad != 0 || len(leases) != len(nodes) {
+			t.Fatalf("leases %v, %d bad, %v", leases, bad, err)
+		}
+		for _, l := range leases {
+			if l.Beat != beat {
+				t.Errorf("beat %d of %s, want %d", l.Beat, l.Node, beat)
+			}
+			if l.Clock != 0 {
+				clocks++
+			}
+		}
+		return len(known), clocks, called(t, raw, "mget") - before
+	}
+	for _, id := range nodes {
+		if err := writer.Announce(t.Context(), registry.Announcement{Node: pbxmesh.Node{ID: id}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for n := range 12 {
+		if _, clocks, reads := look(); n < 7 && (clocks != 2 || reads != 1) || n > 8 && (clocks != 0 || reads != 0) {
+			t.Errorf("look %d at two instances: %d clocks, %d reads", n+1, clocks, reads)
+		}
+	}
+	reader.Ages(2*time.Minute-5*time.Second, nodes...)
+	if _, clocks, reads := look(); clocks != 0 || reads != 0 {
+		t.Errorf("before two minutes: %d clocks, %d reads", clocks, reads)
+	}
+	// One is due, and the other one goes with it.
+	reader.Ages(5*time.Second, "buffalo")
+	if _, clocks, reads := look(); clocks != 2 || reads != 1 {
+		t.Errorf("after two minutes: %d clocks, %d reads, want both by one", clocks, reads)
+	}
+	if _, clocks, reads := look(); clocks != 0 || reads != 0 {
+		t.Errorf("a moment later: %d clocks, %d reads", clocks, reads)
+	}
+	// A clock that was set is looked at more closely.
+	jump = time.Minute
+	if _, clocks, _ := look(); clocks != 0 {
+		t.Errorf("%d clocks, want what is known", clocks)
+	}
+	reader.Ages(2*time.Minute, nodes...)
+	for n := range 8 {
+		if _, clocks, _ := look(); clocks != 2 {
+			t.Errorf("look %d after two clocks were set: %d clocks", n+1, clocks)
+		}
+	}
+	if _, clocks, _ := look(); clocks != 0 {
+		t.Errorf("%d clocks are read for ever", clocks)
+	}
+	// A daemon of an older version tells nobody that it joins.
+	text, err := registry.EncodeAnnouncement(&registry.Announcement{Node: pbxmesh.Node{ID: "paris"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := raw.HSet(t.Context(), "pbxmesh:members", "paris", text).Err(); err != nil {
+		t.Fatal(err)
+	}
+	reader.Ages(4 * time.Minute)
+	if members, _, _ := look(); members != 2 {
+		t.Errorf("before five minutes: %d members, want 2", members)
+	}
+	reader.Ages(time.Minute)
+	if members, _, _ := look(); members != 3 {
+		t.Errorf("after five minutes: %d members, want 3", members)
+	}
+}
