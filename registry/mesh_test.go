@@ -233,6 +233,24 @@ func TestKilledDaemonComesBack(t *testing.T) {
 	})
 }
 
+// One that holds the lock of its former life does not wait for the lease.
+func TestFaultKilledDaemonWithItsLock(t *testing.T) {
+	t.Parallel()
+	stores(t, func(t *testing.T, f faults) {
+		tune := tuning{lock: "a"}
+		london, dns := start(t, "london", f.store, tune), start(t, "", f.store, tuning{})
+		london.boot("core-l1", 33, 80)
+		converge(t, []*daemon{london}, dns)
+		registrytest.WaitFor(t, "the lease", func() bool { return member(dns, "london").LeaseHeld })
+		london.kill()
+		began := time.Now()
+		again := start(t, "london", f.store, tune)
+		again.boot("core-l1", 33, 81)
+		converge(t, []*daemon{again}, dns)
+		t.Logf("daemon killed and started again with its lock: converged after %.2f s", time.Since(began).Seconds())
+	})
+}
+
 func TestTwoDaemonsForOneNode(t *testing.T) {
 	t.Parallel()
 	stores(t, func(t *testing.T, f faults) {

@@ -18,19 +18,24 @@ func TestReadAnyhow(t *testing.T) {
 	writer, reader := open(t, redisstore.Options{URL: server.URL()}), open(t, redisstore.Options{URL: server.URL()})
 	raw := client(t, server.Addr())
 	nodes := []pbxmesh.NodeID{"buffalo", "london"}
-	beat, jump := uint64(0), time.Duration(0)
+	beat, jump, still := uint64(0), time.Duration(0), false
 	// look has every daemon renew its lease, asks as a reader does, and returns how many members
 	// there are, which clocks were read, and by how many commands.
 	look := func() (members, clocks, reads int) {
 		t.Helper()
-		beat++
+		if !still {
+			beat++
+		}
 		for _, id := range nodes {
+			if still {
+				break
+			}
 			l := registry.Lease{Node: id, Instance: "i", TTL: time.Minute, Beat: beat, Clock: time.Now().Add(jump).UnixMilli()}
 			if err := writer.Renew(t.Context(), l); err != nil {
 				t.Fatal(err)
 			}
 		}
-		before := called(t, raw, "mget")
+		before, looks := called(t, raw, "mget"), called(t, raw, "hgetall")
 		known, bad, err := reader.Members(t.Context())
 		if err != nil || bad != 0 {
 			t.Fatalf("members: %d bad, %v", bad, err)
@@ -46,6 +51,9 @@ func TestReadAnyhow(t *testing.T) {
 			if l.Clock != 0 {
 				clocks++
 			}
+		}
+		if n := called(t, raw, "hgetall") - looks; n != 1 {
+			t.Errorf("looked %d times, want once for both", n)
 		}
 		return len(known), clocks, called(t, raw, "mget") - before
 	}
@@ -84,6 +92,29 @@ func TestReadAnyhow(t *testing.T) {
 	}
 	if _, clocks, _ := look(); clocks != 0 {
 		t.Errorf("%d clocks are read for ever", clocks)
+	}
+	// A lease that is newer than the look says more.
+	reader.Ages(-time.Minute, "london")
+	if _, clocks, reads := look(); clocks != 1 || reads != 1 {
+		t.Errorf("read after the look: %d clocks, %d reads", clocks, reads)
+	}
+	reader.Ages(time.Minute, "london")
+	look()
+	// One whose beat stands still is read from the second look on: it may have ended. When it goes
+	// on, no clock was set.
+	still = true
+	for n := range 4 {
+		if _, _, reads := look(); reads != min(n, 1) {
+			t.Errorf("look %d at leases that nobody renews: %d reads", n+1, reads)
+		}
+		reader.Ages(2*time.Second, nodes...)
+	}
+	still = false
+	look()
+	for n := range 3 {
+		if _, clocks, _ := look(); clocks != 0 {
+			t.Errorf("look %d after they went on: %d clocks", n+1, clocks)
+		}
 	}
 	// A daemon of an older version tells nobody that it joins.
 	text, err := registry.EncodeAnnouncement(&registry.Announcement{Node: pbxmesh.Node{ID: "paris"}})

@@ -13,6 +13,9 @@ func (s *Store) Ages(d time.Duration, nodes ...pbxmesh.NodeID) {
 	for _, id := range nodes {
 		if l := s.seen.leases[id]; l != nil {
 			l.at = l.at.Add(-d)
+			if l.still > 0 { // the same text was there, so its clock was nearer
+				l.apart -= d
+			}
 		}
 	}
 	if len(nodes) == 0 {
