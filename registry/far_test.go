@@ -62,7 +62,7 @@ func farCluster(t testing.TB, servers []string) []string {
 	for _, addr := range servers {
 		c := rawClient(t, "redis://"+addr)
 		registrytest.WaitFor(t, "the cluster to name its far addresses", func() bool {
-			slots, err := c.ClusterSlots(ctx).Result()
+			slots, err := c.ClusterSlots(ctx).Result() //nolint:staticcheck // as the driver does
 			named := map[string]bool{}
 			for _, s := range slots {
 				for _, n := range s.Nodes {

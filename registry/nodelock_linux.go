@@ -35,6 +35,10 @@ func flock(file *os.File) (string, error) {
 	if !ok || len(boot) == 0 {
 		return "", nil
 	}
-	name := fmt.Sprintf("%s %d %d", strings.TrimSpace(string(boot)), stat.Dev, stat.Ino)
-	return strconv.FormatUint(xxhash.Sum64String(name), 36), nil
+	return lockID(strings.TrimSpace(string(boot)), uint64(stat.Dev), stat.Ino), nil //nolint:unconvert // some systems have 32 bits
+}
+
+// lockID is the name of a lock: by the start of the kernel, the device and the inode there.
+func lockID(boot string, dev, ino uint64) string {
+	return strconv.FormatUint(xxhash.Sum64String(fmt.Sprintf("%s %d %d", boot, dev, ino)), 36)
 }

@@ -169,3 +169,18 @@ func TestNodeLockIsNotInherited(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// A lock of another machine or start, of another file system or of another file is another one.
+func TestLockID(t *testing.T) {
+	t.Parallel()
+	ids := map[string]bool{}
+	for _, id := range []string{
+		registry.LockID("boot", 1, 2), registry.LockID("boot2", 1, 2), registry.LockID("boot", 3, 2), registry.LockID("boot", 1, 4),
+		registry.LockID("boot", 2, 1), registry.LockID("boot", 12, 2), registry.LockID("boot", 1, 22),
+	} {
+		ids[id] = true
+	}
+	if len(ids) != 7 || !ids[registry.LockID("boot", 1, 2)] {
+		t.Errorf("7 locks have %d names", len(ids))
+	}
+}

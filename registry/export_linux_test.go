@@ -1,0 +1,4 @@
+package registry
+
+// LockID gives tests the name of a lock.
+var LockID = lockID
