@@ -24,7 +24,7 @@ import (
 // more, PBXMESH_MODEL_SEED= begins with another one.
 func TestModelRedis(t *testing.T) {
 	t.Parallel()
-	schedules, seed := number("PBXMESH_MODEL_SCHEDULES", 4), number("PBXMESH_MODEL_SEED", int(time.Now().UnixNano()%1_000_000))
+	schedules, seed := number("PBXMESH_MODEL_SCHEDULES", 3), number("PBXMESH_MODEL_SEED", int(time.Now().UnixNano()%1_000_000))
 	flag.Visit(func(f *flag.Flag) {
 		if f.Name == "rapid.checks" {
 			schedules, _ = strconv.Atoi(f.Value.String())
