@@ -35,6 +35,10 @@ type SyncOptions struct {
 	StateFile string
 	SaveEvery time.Duration
 
+	// OnPoll, when not nil, is called after each look at members and leases, and when Status
+	// says Synced. It must not block.
+	OnPoll func()
+
 	Now    func() time.Time
 	Logger *slog.Logger // nil discards
 }
@@ -114,6 +118,9 @@ func NewSync(o SyncOptions) (*Sync, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if o.OnPoll == nil {
+		o.OnPoll = func() {}
+	}
 	o.Logger = logger(o.Logger, "registry.sync")
 	return &Sync{
 		o: o, loads: make(chan struct{}, o.Parallel), wake: make(chan struct{}, 1), synced: make(chan struct{}),
@@ -160,6 +167,7 @@ func (s *Sync) Run(ctx context.Context) error {
 	swept := s.o.Now()
 	for {
 		s.poll(ctx)
+		s.o.OnPoll()
 		now := s.o.Now()
 		if now.Sub(swept) >= min(time.Minute, s.o.SweepAfter) {
 			swept = now
@@ -329,6 +337,7 @@ func (s *Sync) noteSynced() {
 	s.status.Synced = true
 	s.o.Replica.setSynced()
 	close(s.synced)
+	s.o.OnPoll()
 }
 
 // sweep drops what expired long ago on nodes without a lease. A node that holds

@@ -86,10 +86,12 @@ type App struct {
 
 	hookListener, apiListener, webListener, pdnsListener net.Listener
 
-	carry     sync.Mutex // held by carryMembers
-	stranded  atomic.Pointer[map[pbxmesh.NodeID]int]
-	teardowns stack
-	failed    chan error
+	carry      sync.Mutex // held by carryMembers
+	polled     news       // of the registry
+	switchNews news
+	stranded   atomic.Pointer[map[pbxmesh.NodeID]int]
+	teardowns  stack
+	failed     chan error
 }
 
 // New builds the daemon that cfg describes, locks its node and binds its listeners. It
@@ -101,7 +103,7 @@ func New(cfg *config.Config, opts Options) (*App, error) {
 
 // build is New; the end of ctx ends the waiting.
 func build(ctx context.Context, cfg *config.Config, opts Options) (*App, error) {
-	a := &App{cfg: cfg, opts: opts, log: opts.Logger, now: time.Now, failed: make(chan error, 1)}
+	a := &App{cfg: cfg, opts: opts, log: opts.Logger, now: time.Now, failed: make(chan error, 1), polled: newNews(), switchNews: newNews()}
 	if a.log == nil {
 		a.log = slog.New(slog.DiscardHandler)
 	}

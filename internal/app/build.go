@@ -45,7 +45,7 @@ func (a *App) buildRegistry() error {
 	var err error
 	a.syncer, err = registry.NewSync(registry.SyncOptions{
 		Replica: a.replica, Backend: a.backend, Poll: a.cfg.Registry.LeaseRenew,
-		StateFile: stateFile, Logger: a.log,
+		StateFile: stateFile, OnPoll: a.polled.tell, Logger: a.log,
 	})
 	if err != nil {
 		return fmt.Errorf("registry: %w", err)
@@ -119,7 +119,7 @@ func (a *App) buildFeed() error {
 	a.feed = feed.New(feed.Options{
 		ESL:  esl.Config{Address: string(sw.EventSocket.Address), Password: password, KeepAlive: eventSocketKeepAlive},
 		Node: a.cfg.Node.ID, Profiles: sw.Profiles, Sink: a.writer,
-		SnapshotEvery: sw.SnapshotInterval, LateMargin: margin, Logger: a.log,
+		SnapshotEvery: sw.SnapshotInterval, LateMargin: margin, OnStatus: a.switchNews.tell, Logger: a.log,
 	})
 	return nil
 }

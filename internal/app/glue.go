@@ -13,14 +13,27 @@ import (
 	"pbxmesh/registry/feed"
 )
 
-// glueEvery is how often leases are carried into the failure detector, and the
-// switch's state into the lease. Both are in memory; the store is polled elsewhere.
-const glueEvery = 100 * time.Millisecond
+// glueEvery is how often leases are carried into the failure detector, and the switch's state
+// into the lease, when nothing happens: what happens is carried at once.
+const glueEvery = time.Second
+
+// news says that something is to be looked at soon.
+type news chan struct{}
+
+func newNews() news { return make(news, 1) }
+
+// tell never blocks.
+func (n news) tell() {
+	select {
+	case n <- struct{}{}:
+	default:
+	}
+}
 
 // watchMembers carries membership and leases into the failure detector and the
 // prober until ctx ends.
 func (a *App) watchMembers(ctx context.Context) error {
-	return every(ctx, glueEvery, a.carryMembers)
+	return everyOr(ctx, glueEvery, a.polled, a.carryMembers)
 }
 
 // carryMembers carries them once. Who finds a record of a node that the failure
@@ -127,7 +140,7 @@ func leaseReport(m *registry.Member, linkOK bool, now time.Time) failover.LeaseR
 func (a *App) watchSwitch(ctx context.Context) error {
 	software := ""
 	load := failover.NewLoad(failover.LoadOptions(a.cfg.Failover.Load))
-	return every(ctx, glueEvery, func() {
+	return everyOr(ctx, glueEvery, a.switchNews, func() {
 		s := a.feed.Status()
 		now := a.now()
 		shed, why := load.Take(now, s.Sessions, s.MaxSessions, s.IdleCPU)
@@ -162,6 +175,11 @@ func switchDead(s *feed.Status) bool {
 
 // every calls f now and then, until ctx ends.
 func every(ctx context.Context, pause time.Duration, f func()) error {
+	return everyOr(ctx, pause, nil, f)
+}
+
+// everyOr is every that also calls f when there is news.
+func everyOr(ctx context.Context, pause time.Duration, n news, f func()) error {
 	tick := time.NewTicker(pause)
 	defer tick.Stop()
 	for {
@@ -169,6 +187,7 @@ func every(ctx context.Context, pause time.Duration, f func()) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-n:
 		case <-tick.C:
 		}
 	}

@@ -108,8 +108,12 @@ func (a *App) Explain(_ context.Context, aor pbxmesh.AOR, fromMesh bool) (*contr
 	return reply, nil
 }
 
-// forgetWait bounds how long a command waits until this daemon itself has forgotten.
-const forgetWait = 2 * time.Second
+// forgetWait bounds how long a command waits until this daemon itself has forgotten, looking
+// every forgetLook.
+const (
+	forgetWait = 2 * time.Second
+	forgetLook = 100 * time.Millisecond
+)
 
 // Forget removes a node for good: its records, its lease and its place among the
 // members; every switch shuts it out. A node whose daemon still gives signs of life
@@ -135,7 +139,7 @@ func (a *App) Forget(ctx context.Context, node pbxmesh.NodeID) error {
 	// Who lists the nodes next does not find it any more.
 	ctx, cancel := context.WithTimeout(ctx, min(2*a.cfg.Registry.LeaseRenew, forgetWait))
 	defer cancel()
-	_ = every(ctx, glueEvery, func() {
+	_ = every(ctx, forgetLook, func() {
 		if _, err := a.member(node); err != nil {
 			cancel()
 		}

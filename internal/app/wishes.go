@@ -15,9 +15,9 @@ import (
 )
 
 const (
-	// wishesEvery is how often it is looked whether operators' wishes must be read: when
-	// somebody told of one, when nobody tells, and anyhow after wishesAnyhow.
-	wishesEvery  = 500 * time.Millisecond
+	// wishesEvery is how often it is looked whether operators' wishes must be read: at once when
+	// somebody told of one, every time when nobody tells, and anyhow after wishesAnyhow.
+	wishesEvery  = time.Second
 	wishesAnyhow = 5 * time.Second
 	boardTimeout = 2 * time.Second // bounds reading them
 
@@ -40,6 +40,7 @@ type wishes struct {
 	saying   sync.Mutex // one command at a time: each numbers its wish after the last
 	told     told
 	news     atomic.Bool // since the board was read
+	wake     news
 	read     time.Time
 	after    uint64 // revision of the board that was read
 	compared time.Time
@@ -48,14 +49,14 @@ type wishes struct {
 }
 
 func (a *App) buildWishes() error {
-	w := &wishes{book: drain.NewBook(), board: a.backend, drains: drains{progress: map[pbxmesh.NodeID]seenProgress{}}}
+	w := &wishes{book: drain.NewBook(), board: a.backend, wake: newNews(), drains: drains{progress: map[pbxmesh.NodeID]seenProgress{}}}
 	if f := string(a.cfg.Registry.StateFile); f != "" {
 		w.file = f + ".wanted"
 		if err := w.book.Load(w.file); err != nil {
 			a.log.Warn("a part of what operators wanted is lost", "error", err)
 		}
 	}
-	w.told.kind, w.told.notify = registry.NoteWanted, func() { w.news.Store(true) }
+	w.told.kind, w.told.notify = registry.NoteWanted, func() { w.news.Store(true); w.wake.tell() }
 	a.wishes = w
 	for _, wish := range w.book.All() {
 		a.adopt(wish.Node)
@@ -81,7 +82,7 @@ func (a *App) adopt(node pbxmesh.NodeID) {
 
 // keepWishes reads and repairs the board until ctx ends.
 func (a *App) keepWishes(ctx context.Context) error {
-	return every(ctx, wishesEvery, func() {
+	return everyOr(ctx, wishesEvery, a.wishes.wake, func() {
 		if a.publisher.cut.Load() {
 			return
 		}

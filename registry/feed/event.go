@@ -186,6 +186,7 @@ func (f *Feed) heartbeat(e *esl.Event) {
 	if idle, err := strconv.ParseFloat(e.Get("Idle-CPU"), 64); err == nil && idle >= 0 && idle <= 100 {
 		f.status.IdleCPU = idle
 	}
+	f.opts.OnStatus()
 }
 
 func number(s string) int {

@@ -289,6 +289,7 @@ func (f *Feed) setError(err error, connected bool) {
 	defer f.mu.Unlock()
 	old := f.status.Err
 	f.status.Err, f.status.Connected = err, connected
+	f.opts.OnStatus()
 	switch {
 	case err == nil && (old != nil || f.status.Snapshots == 1):
 		f.opts.Logger.Info("following the switch", "registrations", f.table.size, "core", f.table.epoch)

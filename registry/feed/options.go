@@ -62,6 +62,10 @@ type Options struct {
 	// which doubles; each wait is cut by a random half.
 	MinBackoff, MaxBackoff time.Duration
 
+	// OnStatus, when not nil, is called when the connection or the switch's own figures in
+	// Status may have changed. It must not block, and not ask the feed.
+	OnStatus func()
+
 	// Now is the clock, time.Now when nil.
 	Now func() time.Time
 
@@ -70,6 +74,9 @@ type Options struct {
 }
 
 func (o Options) withDefaults() Options {
+	if o.OnStatus == nil {
+		o.OnStatus = func() {}
+	}
 	if o.LateMargin == 0 {
 		o.LateMargin = DefaultLateMargin
 	}
