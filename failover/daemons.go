@@ -28,10 +28,10 @@ import (
 // has the time of its next renewals. Who has been read in vain for three times SilentAfter is
 // silent in spite of it: a registry that is always slow, or hangs again and again.
 //
-// When more than half of the telling daemons, and two at least, fall silent within one
-// observer's view at once, it is the registry or the way there: nothing changes until it
-// has lasted for stallAfter, and when it is over each begins anew, because they do not all
-// come back in the same moment.
+// When more than half of the telling daemons, or of those of one site, and two at least, fall
+// silent within one observer's view at once, it is the registry or the way there: nothing
+// changes until it has lasted for stallAfter, and when it is over each begins anew, because
+// they do not all come back in the same moment.
 
 // Defaults and bounds of the silence of daemons.
 const (
@@ -82,7 +82,7 @@ func (t *Tracker) hearDaemons(now time.Time) {
 	}
 	t.readAt = now
 	long := t.opts.DaemonSilentAfter / 2
-	telling, overdue := 0, 0
+	var telling, overdue siteCount
 	for id, n := range t.nodes {
 		d := &n.daemon
 		if id == t.opts.Self {
@@ -94,32 +94,66 @@ func (t *Tracker) hearDaemons(now time.Time) {
 			d.mute = 0
 		}
 		if !d.silent {
-			telling++
+			telling.add(n)
 			if d.overdue(&t.opts) && !d.left {
-				overdue++
+				overdue.add(n)
 			}
 		}
 	}
-	if overdue >= 2 && majority(overdue, telling) {
-		if t.stalledSince.IsZero() {
-			t.stalledSince = now
-			t.log.Warn("most daemons fell silent at once; taken for trouble of the registry", "silent", overdue, "of", telling)
-		}
-		if now.Sub(t.stalledSince) < max(stallAfter, t.opts.DaemonSilentAfter) {
-			return
-		}
-	} else if !t.stalledSince.IsZero() {
-		t.stalledSince = time.Time{}
-		for _, n := range t.nodes {
-			n.daemon.mute, n.daemon.vain = 0, 0
-		}
+	if t.stall("", overdue.all, telling.all, now) {
 		return
 	}
+	stalled := make(map[string]bool, len(telling.of))
+	for site, tell := range telling.of {
+		stalled[site] = t.stall(site, overdue.of[site], tell, now)
+	}
 	for id, n := range t.nodes {
-		if id != t.opts.Self && n.daemon.overdue(&t.opts) {
+		if id != t.opts.Self && n.daemon.overdue(&t.opts) && !stalled[n.info.SiteName()] {
 			n.daemon.silent = true
 		}
 	}
+}
+
+// siteCount counts nodes by site.
+type siteCount struct {
+	all int
+	of  map[string]int
+}
+
+func (c *siteCount) add(n *node) {
+	if c.of == nil {
+		c.of = make(map[string]int)
+	}
+	c.all++
+	c.of[n.info.SiteName()]++
+}
+
+// stall reports whether the silence of so many of the telling daemons of a site ("" for all)
+// says nothing yet. When it is over each of them begins anew.
+func (t *Tracker) stall(site string, overdue, telling int, now time.Time) bool {
+	since, was := t.stalled[site]
+	where := "everywhere"
+	if site != "" {
+		where = site
+	}
+	switch {
+	case overdue >= 2 && majority(overdue, telling):
+		if !was {
+			since = now
+			t.stalled[site] = now
+			t.log.Warn("most daemons fell silent at once; taken for trouble of the registry or the way there", "site", where, "silent", overdue, "of", telling)
+		}
+		return now.Sub(since) < max(stallAfter, t.opts.DaemonSilentAfter)
+	case was:
+		delete(t.stalled, site)
+		for _, n := range t.nodes {
+			if site == "" || n.info.SiteName() == site {
+				n.daemon.mute, n.daemon.vain = 0, 0
+			}
+		}
+		return true
+	}
+	return false
 }
 
 // hearVotes takes the votes of daemons for signs of life of their nodes.

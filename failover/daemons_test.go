@@ -1,6 +1,7 @@
 package failover_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -211,6 +212,54 @@ func TestStallMakesNobodySilent(t *testing.T) {
 			t.Errorf("3.4 s after a stall of %v it sheds %d", stall, shed)
 		}
 	}
+}
+
+// TestSiteOffTheRegistry: when the daemons of one site fall silent at once, among many others
+// that go on, it is their way to the registry for a while, and no verdict about their nodes.
+func TestSiteOffTheRegistry(t *testing.T) {
+	t.Parallel()
+	asia := []pbxmesh.NodeID{singapore, "tokyo", "seoul"}
+	ids := append([]pbxmesh.NodeID{buffalo, london, "paris", "denver", "rome", "oslo"}, asia...)
+	s := newSigns(t, failover.Options{Observer: "la"}, ids...)
+	var nodes []pbxmesh.Node
+	for i, id := range ids {
+		n := member(id, byte(i+1))
+		if slices.Contains(asia, id) {
+			n.Site = "asia"
+		}
+		nodes = append(nodes, n)
+	}
+	s.tr.SetMembers(s.now, nodes)
+	set := func(alive bool, ids ...pbxmesh.NodeID) {
+		for _, id := range ids {
+			s.alive[id] = alive
+		}
+	}
+	shed := func(when string, want ...pbxmesh.NodeID) {
+		t.Helper()
+		for _, id := range ids {
+			if sheds := s.shed(id) != 0; sheds != slices.Contains(want, id) {
+				t.Errorf("%s: %s sheds: %t, %s", when, id, sheds, s.tr.Mesh().State(id).Reason)
+			}
+		}
+	}
+	set(false, asia...)
+	s.wait(9 * time.Second)
+	shed("the site is off the registry for 9 s")
+	set(true, asia...)
+	s.wait(5 * time.Second)
+	shed("it is back")
+	set(false, "tokyo")
+	s.wait(3500 * time.Millisecond)
+	shed("one daemon of the site is silent", "tokyo")
+	set(true, "tokyo")
+	s.wait(5 * time.Second)
+	set(false, append([]pbxmesh.NodeID{london}, asia...)...)
+	s.wait(3500 * time.Millisecond)
+	shed("so is the site, and a daemon of another one", london)
+	set(true, london)
+	s.wait(11 * time.Second)
+	shed("the site stays silent", asia...)
 }
 
 // TestSilentInSpiteOfStalls: a registry that is slow, or hangs again and again, hides a dead

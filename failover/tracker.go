@@ -89,9 +89,9 @@ type Tracker struct {
 	loadWhy   string
 	word      SwitchWord // what Self's event socket shows
 
-	readAt       time.Time // the registry was last read
-	stalledSince time.Time // most daemons are silent; zero: they are not
-	allDown      bool
+	readAt  time.Time            // the registry was last read
+	stalled map[string]time.Time // since when most daemons of a site, "" for all, are silent
+	allDown bool
 }
 
 // New returns a Tracker without members. The error names the option out of range.
@@ -128,8 +128,8 @@ func New(o Options) (*Tracker, error) {
 		opts:   o,
 		log:    o.Logger,
 		nodes:  make(map[pbxmesh.NodeID]*node),
-		wanted: make(map[pbxmesh.NodeID]pbxmesh.Wanted),
-		site:   (&Vote{Observer: o.Observer, Self: o.Self, Site: o.Site}).SiteName(),
+		wanted: make(map[pbxmesh.NodeID]pbxmesh.Wanted), stalled: make(map[string]time.Time),
+		site: (&Vote{Observer: o.Observer, Self: o.Self, Site: o.Site}).SiteName(),
 	}
 	if t.log == nil {
 		t.log = slog.New(slog.DiscardHandler)

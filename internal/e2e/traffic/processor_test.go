@@ -20,7 +20,7 @@ const processorPhones = 1000
 // how busy it is when nothing happens.
 func (m *mesh) processor(i int) {
 	m.t.Helper()
-	const name, over = "process", 30 * time.Second
+	const name, over = "process", 40 * time.Second
 	dir := m.t.TempDir()
 	path := filepath.Join(dir, "pbxmesh")
 	if out, err := exec.Command("go", "build", "-o", path, "pbxmesh/cmd/pbxmesh").CombinedOutput(); err != nil {
@@ -59,7 +59,7 @@ api: {listen: ""}
 	m.until("its phones are known", time.Minute, func(d *daemon) bool {
 		return has(d, fmt.Sprint("burst", processorPhones-1), name) && d.Mesh().State(name).Observed == pbxmesh.ObservedUp
 	})
-	time.Sleep(20 * time.Second)
+	time.Sleep(30 * time.Second)
 	before := used(m, cmd.Process.Pid)
 	time.Sleep(over)
 	busy := used(m, cmd.Process.Pid) - before
