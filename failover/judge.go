@@ -80,6 +80,7 @@ type node struct {
 
 	daemon   daemon
 	comeback comeback
+	agreed   agreed
 	tally    Tally // at the last judgement
 	view     view  // the same
 	busy     bool  // it answered 503, see tallyUp

@@ -46,13 +46,28 @@ func (t *Tracker) settleShed(n *node, all bool, now time.Time) bool {
 	return true
 }
 
+// returnGap is how long what the observers agree on about a return is taken for true, as long
+// as nobody says anything new: its steps last seconds, and every probe comes by here.
+const returnGap = 100 * time.Millisecond
+
+// agreed is what the observers agreed on about the return of a node, and of what.
+type agreed struct {
+	is    Return
+	at    time.Time
+	votes uint64   // recounts by then
+	own   comeback // as this observer saw it
+}
+
 // returnOf returns how far n is on its way back, as the observers agree.
 func (t *Tracker) returnOf(n *node, now time.Time) Return {
 	own := n.comeback.told(now, &t.opts.Return)
 	if own.Hold == 0 && !t.returning[n.info.ID] {
 		return Return{} // the usual, and there are many votes
 	}
-	return middle(append(t.told(n.info.ID, now), own))
+	if a := &n.agreed; a.votes != t.recounts || a.own != n.comeback || now.Sub(a.at) >= returnGap {
+		*a = agreed{is: middle(append(t.told(n.info.ID, now), own)), at: now, votes: t.recounts, own: n.comeback}
+	}
+	return n.agreed.is
 }
 
 // told returns what the other observers say of the return of id. The daemon of id

@@ -115,6 +115,7 @@ func (t *Tracker) recount() {
 	for i := range t.votes {
 		all[i] = &t.votes[i].Vote
 	}
+	t.recounts++
 	t.others = count(t.members, all)
 	t.loads = make(map[pbxmesh.NodeID]loadWord)
 	t.returning = make(map[pbxmesh.NodeID]bool)

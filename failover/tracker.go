@@ -79,6 +79,7 @@ type Tracker struct {
 	site      string                      // of this observer
 	alone     bool                        // no member stands at another site than this observer
 	votes     []SeenVote                  // of the other observers, fresh ones
+	recounts  uint64                      // of the votes
 	others    map[pbxmesh.NodeID]*ballot  // counts votes
 	returning map[pbxmesh.NodeID]bool     // of whose return another observer tells
 	loads     map[pbxmesh.NodeID]loadWord // of the others

@@ -23,7 +23,8 @@ const (
 	voteReads    = 5           // looks within two renewals, while nobody tells of news
 	voteMaxLasts = time.Minute // what a note may ask for at most, where three of our renewals are not longer
 	voteMinPause = 50 * time.Millisecond
-	voteTellGap  = 20 * time.Millisecond // between two reads, however often we are told
+	voteTellGap  = 20 * time.Millisecond // between two reads, however often we are told,
+	voteTellEach = 2 * time.Millisecond  // and for each observer: every vote is counted again
 
 	// When this observer's vote says something new, the others' will soon, too: while nobody
 	// can tell us, they are read more often for so long.
@@ -245,9 +246,12 @@ func (v *voter) read(ctx context.Context) error {
 		}
 		began := time.Now()
 		read := v.readOnce(ctx) == nil
+		gap := voteTellGap
 		if ctx.Err() == nil {
 			now := v.now()
-			v.tracker.Votes(now, v.fresh(now), read && v.tookOurs())
+			votes := v.fresh(now)
+			v.tracker.Votes(now, votes, read && v.tookOurs())
+			gap += time.Duration(len(votes)) * voteTellEach
 		}
 		pause := max(v.renew, voteMinPause)
 		if !v.told.yes.Load() {
@@ -259,7 +263,7 @@ func (v *voter) read(ctx context.Context) error {
 		timer.Reset(max(pause-time.Since(began), voteMinPause))
 		select {
 		case <-ctx.Done():
-		case <-time.After(voteTellGap - time.Since(began)):
+		case <-time.After(gap - time.Since(began)):
 		}
 	}
 }

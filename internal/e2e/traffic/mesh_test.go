@@ -43,6 +43,21 @@ type daemon struct {
 // domainOf is the domain of a node's own phones: burst0 to burst<phones-1>.
 func domainOf(node string) string { return node + "." + zone }
 
+// begin starts so many daemons, and returns how long it took until all of them know all.
+func (m *mesh) begin(nodes, servers int) time.Duration {
+	m.t.Helper()
+	began := time.Now()
+	for i := range nodes {
+		m.node(i)
+	}
+	for i := range servers {
+		m.nameServer(i, servers)
+	}
+	m.up()
+	m.until("all phones are known", 2*time.Minute, m.knowsAll)
+	return time.Since(began)
+}
+
 func (m *mesh) node(i int) *daemon {
 	m.t.Helper()
 	d := &daemon{name: fmt.Sprintf("node%02d", i+1), far: i%2 == 1}
@@ -53,7 +68,7 @@ func (m *mesh) node(i int) *daemon {
 		m.t.Fatal(err)
 	}
 	cfg := config.Defaults()
-	cfg.Name = d.name
+	cfg.Name, cfg.Site = d.name, siteOf(i)
 	cfg.Node = &config.Node{
 		ID: pbxmesh.NodeID(d.name), Addresses: []netip.Addr{d.sw.SIP().Addr()}, MeshAddress: d.sw.Mesh(), SIP: config.SIP{UDP: d.sw.SIP().Port()},
 	}
@@ -61,6 +76,9 @@ func (m *mesh) node(i int) *daemon {
 	m.start(d, cfg)
 	return d
 }
+
+// siteOf is the site of daemon i: ten of a region stand together.
+func siteOf(i int) string { return fmt.Sprintf("%s%d", [...]string{"home", "far"}[i%2], i/20) }
 
 // simulated starts a switch with so many phones of its own domain.
 func simulated(t *testing.T, name string, host netip.Addr, registered int) *simswitch.Switch {
@@ -161,7 +179,7 @@ func (m *mesh) until(what string, most time.Duration, ok func(*daemon) bool) tim
 	for _, d := range m.daemons {
 		for !ok(d) {
 			if time.Since(began) > most {
-				m.t.Fatalf("%s: not after %s, as %s sees it", what, most, d.name)
+				m.t.Fatalf("%s: not after %s, as %s sees it, whose view is %.1f s old; of all phones it knows: %t", what, most, d.name, age(d).Seconds(), m.knowsAll(d))
 			}
 			time.Sleep(5 * time.Millisecond)
 		}
@@ -197,20 +215,20 @@ func age(d *daemon) time.Duration {
 }
 
 // oldest looks at all daemons for so long, and returns the highest age that any had, and how
-// many nodes were not up in some daemon's eyes.
-func (m *mesh) oldest(over time.Duration) (oldest time.Duration, notUp int) {
-	down := map[string]bool{}
+// many nodes some daemon took out meanwhile: no calls, or no new phones.
+func (m *mesh) oldest(over time.Duration) (oldest time.Duration, out int) {
+	judged := map[pbxmesh.NodeID]bool{}
 	for began := time.Now(); time.Since(began) < over; time.Sleep(100 * time.Millisecond) {
 		for _, d := range m.daemons {
 			oldest = max(oldest, age(d))
 			for id, state := range d.Mesh().States {
-				if state.Observed != pbxmesh.ObservedUp {
-					down[d.name+" of "+string(id)] = true
+				if state.Observed == pbxmesh.ObservedDown || state.Shed > 0 {
+					judged[id] = true
 				}
 			}
 		}
 	}
-	return oldest, len(down)
+	return oldest, len(judged)
 }
 
 // addressOf is where the simulated switch of node i stands.
