@@ -17,16 +17,14 @@ import (
 	"pbxmesh/internal/config"
 )
 
-const (
-	zone   = "pbx.test"
-	phones = 10 // of each node
-)
+const zone = "pbx.test"
 
 // mesh is all daemons. Every second one is far from the primary.
 type mesh struct {
 	t      *testing.T
 	s      *stores
 	probes time.Duration
+	phones int // of each node, which every other node teaches its switch
 
 	daemons []*daemon // nodes first
 }
@@ -40,7 +38,7 @@ type daemon struct {
 	sw   *simswitch.Switch
 }
 
-// domainOf is the domain of a node's own phones: burst0 to burst<phones-1>.
+// domainOf is the domain of a node's own phones: burst0, burst1 and so on.
 func domainOf(node string) string { return node + "." + zone }
 
 // begin starts so many daemons, and returns how long it took until all of them know all.
@@ -61,7 +59,7 @@ func (m *mesh) begin(nodes, servers int) time.Duration {
 func (m *mesh) node(i int) *daemon {
 	m.t.Helper()
 	d := &daemon{name: fmt.Sprintf("node%02d", i+1), far: i%2 == 1}
-	d.sw = simulated(m.t, d.name, addressOf(i), phones)
+	d.sw = simulated(m.t, d.name, addressOf(i), m.phones)
 	address, secret := d.sw.EventSocket()
 	file := filepath.Join(m.t.TempDir(), "password")
 	if err := os.WriteFile(file, []byte(secret+"\n"), 0o600); err != nil {
@@ -95,8 +93,10 @@ func simulated(t *testing.T, name string, host netip.Addr, registered int) *sims
 	if err := sw.Start(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := sw.Burst(registered, registered, domainOf(name)); err != nil {
-		t.Fatal(err)
+	if registered > 0 {
+		if _, err := sw.Burst(registered, registered, domainOf(name)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return sw
 }
@@ -196,7 +196,7 @@ func has(d *daemon, user, node string) bool {
 // knowsAll reports whether d knows all first phones of all nodes.
 func (m *mesh) knowsAll(d *daemon) bool {
 	for _, other := range m.daemons {
-		for i := range phones {
+		for i := range m.phones {
 			if other.sw != nil && !has(d, fmt.Sprint("burst", i), other.name) {
 				return false
 			}

@@ -2,6 +2,7 @@ package traffic_test
 
 import (
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -109,4 +110,21 @@ func (w *traffic) print(most int) {
 		}
 	}
 	w.s.t.Logf("  in all   %6.0f commands/s, %6.1f kB/s", all.commands, all.in+all.out)
+}
+
+// settle waits until no more is asked of the primary in five seconds than in those before, four
+// minutes at most: nodes that were just started come back step by step, and observers say so.
+func (s *stores) settle() time.Duration {
+	s.t.Helper()
+	const window = 5 * time.Second
+	began, last := time.Now(), math.Inf(1)
+	for quiet := 0; quiet < 3 && time.Since(began) < 4*time.Minute; {
+		before := s.counters(s.raw[0]).commands
+		time.Sleep(window)
+		now := s.counters(s.raw[0]).commands - before
+		if quiet++; now < 0.9*last {
+			last, quiet = now, 0
+		}
+	}
+	return time.Since(began)
 }
