@@ -74,6 +74,12 @@ type followed struct {
 	retry   time.Time // no read before
 	backoff time.Duration
 
+	// Changes of a node that cannot be read (a later version's) are found by reading all of its
+	// records, in pauses that double up to brokenMax.
+	broken bool          // there was one since all records were read for it
+	gap    time.Duration // the last pause
+	again  time.Time     // its end
+
 	unread bool // it was said that records of the node cannot be read
 }
 
@@ -82,6 +88,7 @@ type followed struct {
 // and reading all records of a large node costs as much as it did the first time.
 const (
 	rereadMin, rereadMax = 250 * time.Millisecond, 10 * time.Minute
+	brokenMax            = time.Minute
 	corruptMax           = 5 * time.Second // looking whether they can be read costs little
 )
 
@@ -199,10 +206,10 @@ func (s *Sync) poll(ctx context.Context) {
 	callCtx, cancel := context.WithTimeout(ctx, s.o.Timeout)
 	defer cancel()
 	members, bad, err := s.o.Backend.Members(callCtx)
-	s.called(ctx, "reading the members", err)
 	s.skipped("announcements", bad)
 	if err != nil {
-		return
+		s.called(ctx, "reading the members", err)
+		return // with an answer the leases say how the store does: an old replica still knows members
 	}
 	for i := range members {
 		if members[i].Node.ID == s.o.Replica.Local() {
@@ -235,7 +242,7 @@ func (s *Sync) poll(ctx context.Context) {
 			s.check(ctx, &lease, asOf)
 		} else if err == nil {
 			s.o.Replica.seeLease(id, nil, now, late)
-			s.checkSilent(id, asOf)
+			s.checkSilent(ctx, id, asOf)
 			s.o.Replica.bury(id)
 		}
 		s.follow(ctx, id)

@@ -68,13 +68,15 @@ func (s *Sync) askMissed(ctx context.Context) {
 			continue
 		}
 		backoff = 0
-		got := map[pbxmesh.NodeID]int{}
+		got, read := map[pbxmesh.NodeID]int{}, map[pbxmesh.NodeID]bool{}
 		for i := range batches {
 			s.apply(ctx, &batches[i], true)
 			got[batches[i].Node]++
+			read[batches[i].Node] = read[batches[i].Node] || !batches[i].Broken
 		}
 		for _, c := range cursors {
-			s.answered(c.Node, got[c.Node] >= MaxChanges, asOf)
+			// Those that cannot be read do not move the place: the same would come again.
+			s.answered(c.Node, got[c.Node] >= MaxChanges && read[c.Node], asOf)
 		}
 	}
 }
@@ -154,6 +156,9 @@ func (s *Sync) apply(ctx context.Context, b *Batch, asked bool) {
 		if asked {
 			s.skipped("changes", b.Bad)
 		}
+		s.mu.Lock()
+		f.broken = true
+		s.mu.Unlock()
 		return
 	}
 	result := s.o.Replica.follow(ns, b)
@@ -175,6 +180,7 @@ func (s *Sync) apply(ctx context.Context, b *Batch, asked bool) {
 	case result == batchReset:
 		f.ready, f.retry = false, time.Time{}
 		s.load(ctx, f)
+	case result == batchGap && s.putOff(f, asked):
 	case result == batchGap && !asked:
 		s.miss(f)
 	case result == batchGap:
@@ -186,9 +192,14 @@ func (s *Sync) apply(ctx context.Context, b *Batch, asked bool) {
 
 // checkSilent is check for a node without a lease, or one that publishes nothing: nobody
 // writes for it, so what is held equals the store.
-func (s *Sync) checkSilent(id pbxmesh.NodeID, asOf time.Time) {
+func (s *Sync) checkSilent(ctx context.Context, id pbxmesh.NodeID, asOf time.Time) {
 	s.mu.Lock()
-	hears := s.hears
+	hears, f := s.hears, s.nodes[id]
+	if f != nil && f.ready && !f.loading && f.broken && !s.putOff(f, true) {
+		f.ready, f.retry = false, time.Time{}
+		s.load(ctx, f)
+	}
+	hears = hears && (f == nil || !f.broken)
 	s.mu.Unlock()
 	if ns := s.o.Replica.existing(id); ns != nil && hears && s.isReady(id) && ns.complete() {
 		ns.setFresh(asOf)
@@ -198,7 +209,7 @@ func (s *Sync) checkSilent(id pbxmesh.NodeID, asOf time.Time) {
 // check compares a lease with what is held.
 func (s *Sync) check(ctx context.Context, l *Lease, asOf time.Time) {
 	if l.Term == 0 {
-		s.checkSilent(l.Node, asOf)
+		s.checkSilent(ctx, l.Node, asOf)
 		return
 	}
 	ns := s.o.Replica.existing(l.Node)
@@ -224,6 +235,7 @@ func (s *Sync) check(ctx context.Context, l *Lease, asOf time.Time) {
 	case swept: // and the node is back
 		f.ready = false
 		s.load(ctx, f)
+	case ahead && s.putOff(f, false):
 	case ahead:
 		// A batch is quicker than the poll, unless it was lost, or nobody tells.
 		if !f.behind(term, seq, l) {
@@ -231,6 +243,7 @@ func (s *Sync) check(ctx context.Context, l *Lease, asOf time.Time) {
 			return
 		}
 		f.late, f.retry = nil, time.Time{}
+		s.putOff(f, true)
 		f.ready = false
 		s.o.Logger.Info("a lease is ahead of the changes; reading all records", "node", l.Node, "term", l.Term, "seq", l.Seq)
 		s.load(ctx, f)
@@ -244,6 +257,25 @@ func (s *Sync) check(ctx context.Context, l *Lease, asOf time.Time) {
 			ns.setFresh(asOf)
 		}
 	}
+}
+
+// putOff reports whether reading all records of f is put off: changes of it cannot be read, and
+// all were read for that a moment ago. Who is about to read them begins the next pause. What is
+// not known of f meanwhile says nothing about the others' records. The caller holds s.mu.
+func (s *Sync) putOff(f *followed, begin bool) bool {
+	now := s.o.Now()
+	if now.Before(f.again) {
+		s.setPlace(f, true, false)
+		return true
+	}
+	if begin && f.broken {
+		if now.Sub(f.again) > brokenMax {
+			f.gap = 0
+		}
+		f.gap = min(max(2*f.gap, rereadMin), brokenMax)
+		f.again, f.broken = now.Add(f.gap), false
+	}
+	return false
 }
 
 // behind takes note of a lease that is ahead of the place up to which f's records

@@ -392,6 +392,69 @@ func TestAgeIsThatOfTheOthers(t *testing.T) {
 	})
 }
 
+// laterChanges is a store in which this version can read records, and no changes.
+type laterChanges struct {
+	registry.Backend
+	asked, loads atomic.Int64
+}
+
+func (l *laterChanges) Subscribe(ctx context.Context, fn func(*registry.Batch)) error {
+	return l.Backend.Subscribe(ctx, func(b *registry.Batch) {
+		if b != nil {
+			b = &registry.Batch{Node: b.Node, Broken: true, Bad: 1}
+		}
+		fn(b)
+	})
+}
+
+func (l *laterChanges) Changes(_ context.Context, after []registry.Cursor) ([]registry.Batch, error) {
+	l.asked.Add(1)
+	var batches []registry.Batch
+	for _, c := range after {
+		for range registry.MaxChanges {
+			batches = append(batches, registry.Batch{Node: c.Node, Broken: true, Bad: 1})
+		}
+	}
+	return batches, nil
+}
+
+func (l *laterChanges) Snapshot(ctx context.Context, id pbxmesh.NodeID, each func(registry.Record)) (registry.SnapshotInfo, error) {
+	l.loads.Add(1)
+	return l.Backend.Snapshot(ctx, id, each)
+}
+
+// A node whose changes nobody here can read is read as a whole now and then, in pauses that
+// double: neither in a loop, nor with every change, nor never. The view of the others stays young.
+func TestChangesOfALaterVersion(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store := memory.New(memory.Options{})
+		later := &laterChanges{Backend: store}
+		buffalo := start(t, "buffalo", store, tuning{productive: true})
+		buffalo.boot("core-1", 1)
+		reader := start(t, "", later, tuning{productive: true})
+		const seconds = 600
+		for n := range seconds {
+			buffalo.register(n + 2)
+			time.Sleep(time.Second)
+			synctest.Wait()
+			if age := reader.r.Age(time.Now()); n > 2 && age > 5*time.Second {
+				t.Fatalf("after %d s the view is %s old", n, age)
+			}
+		}
+		if loads, asked := later.loads.Load(), later.asked.Load(); loads < 10 || loads > 40 || asked > 100 {
+			t.Errorf("in %d s it was read %d times and its changes were asked for %d times", seconds, loads, asked)
+		}
+		buffalo.stop()
+		time.Sleep(70 * time.Second)
+		synctest.Wait()
+		if n := reader.r.Held("buffalo"); n != seconds+1 {
+			t.Errorf("%d registrations of it are known", n)
+		}
+		reader.stop()
+	})
+}
+
 // stuck keeps renewals back, as a socket does whose other end is stopped.
 type stuck struct {
 	registry.Backend

@@ -52,6 +52,8 @@ type voter struct {
 	posted   *postedVote           // our vote on the board, nil for none
 	untold   bool                  // the registry did not take news
 	after    uint64                // revision
+	older    bool                  // there are votes of observers that do not beat
+	all      time.Time             // when all votes were read last
 	beats    map[string]uint64     // as they were seen last, by observer
 	spoilt   map[string]bool       // observers whose note cannot be read
 	heard    map[string]*heardVote // by observer
@@ -67,6 +69,7 @@ type heardVote struct {
 	posted   time.Time     // on our clock, as the next ones
 	seen     time.Time     // when it was last seen posted, or its observer to live; zero for not yet
 	taken    time.Time     // when it was read, or last seen
+	ends     time.Time     // of its note, as it was read last
 	revision uint64
 	lasts    time.Duration
 }
@@ -303,10 +306,14 @@ func (v *voter) readOnce(ctx context.Context) error {
 func (v *voter) look(ctx context.Context) error {
 	v.mu.Lock()
 	after, posted := v.after, v.posted
+	// A daemon of an older version puts off the end of its note, and nothing else says that it lives.
+	all := v.older && v.now().Sub(v.all) >= v.renew
 	v.mu.Unlock()
 	news := v.news.Swap(false)
 	beats, head, err := v.board.Beats(ctx, registry.NoteVotes)
-	if err == nil && (news || head != after) {
+	if err == nil && all {
+		err = v.readNotes(ctx, 0, posted)
+	} else if err == nil && (news || head != after) {
 		err = v.readNotes(ctx, after, posted)
 	}
 	if err != nil {
@@ -349,9 +356,12 @@ func (v *voter) readNotes(ctx context.Context, after uint64, posted *postedVote)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.stats.Bad += uint64(max(0, bad)) //nolint:gosec // not negative
-	lost := next < after
+	lost := next < v.after
 	v.after = next
 	now := v.now()
+	if after == 0 {
+		v.older, v.all = false, now
+	}
 	for i := range notes {
 		lost = lost && notes[i].Key != v.name
 		v.take(&notes[i], now)
@@ -365,6 +375,10 @@ func (v *voter) readNotes(ctx context.Context, after uint64, posted *postedVote)
 // take takes in one note. The caller holds v.mu.
 func (v *voter) take(n *registry.Note, now time.Time) {
 	if old := v.heard[n.Key]; old != nil && old.revision == n.Revision {
+		v.older = v.older || old.vote.Beats == 0
+		if ends := now.Add(n.TTL); old.vote.Beats == 0 && n.TTL > 0 && ends.After(old.ends.Add(v.renew/4)) {
+			old.seen, old.taken, old.ends = now, now, ends
+		}
 		return
 	}
 	delete(v.spoilt, n.Key)
@@ -393,7 +407,8 @@ func (v *voter) take(n *registry.Note, now time.Time) {
 		}
 		return
 	}
-	h := &heardVote{vote: vote, posted: now.Add(-n.Age), seen: now, taken: now, revision: n.Revision, lasts: n.TTL}
+	h := &heardVote{vote: vote, posted: now.Add(-n.Age), seen: now, taken: now, ends: now.Add(n.TTL), revision: n.Revision, lasts: n.TTL}
+	v.older = v.older || vote.Beats == 0
 	if vote.Beats > 0 {
 		h.lasts = voteLasts * vote.Beats
 	}

@@ -1,10 +1,13 @@
 package redisstore
 
 import (
+	"context"
+	"sync"
 	"testing"
 	"time"
 
 	"pbxmesh/registry"
+	"pbxmesh/registry/registrytest"
 )
 
 // A beat that goes back is a replica that has not come so far, and no 63 renewals.
@@ -56,6 +59,37 @@ func TestSaw(t *testing.T) {
 		fits, known := r.saw(tc.text, at(3*maxProbes))
 		if fits != tc.fits || known != tc.known || r.behind != tc.behind {
 			t.Errorf("%q: %v, %v, behind %s; want %+v", tc.text, fits, known, r.behind, tc)
+		}
+	}
+}
+
+// Who listens by a connection that has ended may still stand there when somebody else listens by
+// the next one: the channel is subscribed to again.
+func TestListenBesideAFormerListener(t *testing.T) {
+	t.Parallel()
+	s, err := New(Options{URL: registrytest.StartRedis(t).URL()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	s.told.by["pbxmesh:a"] = map[*listener]bool{{fn: func(string, bool) {}, ended: make(chan error, 1)}: true}
+	ctx, cancel := context.WithCancel(t.Context())
+	var tasks sync.WaitGroup
+	defer tasks.Wait()
+	defer cancel()
+	for _, channel := range []string{"pbxmesh:b", "pbxmesh:a"} {
+		begun := make(chan struct{}, 8)
+		tasks.Go(func() {
+			_ = s.Listen(ctx, channel, func(_ string, begins bool) {
+				if begins {
+					begun <- struct{}{}
+				}
+			})
+		})
+		select {
+		case <-begun:
+		case <-time.After(10 * time.Second):
+			t.Fatalf("%s is never heard", channel)
 		}
 	}
 }

@@ -181,14 +181,16 @@ func (s *Store) Publish(ctx context.Context, p registry.Publication) (uint64, er
 	if err := errors.Join(err1, err2); err != nil {
 		return 0, wrap("begin a publication", err)
 	}
-	fill := s.recordsKey(p.Node, term)
+	fill, filled := s.recordsKey(p.Node, term), false
 	if err = s.fill(ctx, fill, p.Records); err == nil {
+		filled = true
 		_, err = s.run(ctx, p.Node, "end a publication", commit,
 			[]string{s.key(p.Node, "meta"), fill, s.key(p.Node, "log"), s.recordsKey(p.Node, old)},
 			strconv.FormatUint(term, 10), p.Epoch, digests, len(p.Records), garbage, s.changesChannel(), string(p.Node))
 	}
-	if errors.Is(err, registry.ErrFenced) || errors.Is(err, registry.ErrLost) || ctx.Err() != nil {
-		// It will never count. While Redis is away it goes by itself.
+	if errors.Is(err, registry.ErrFenced) || errors.Is(err, registry.ErrLost) || err != nil && !filled && ctx.Err() != nil {
+		// It will never count. While Redis is away it goes by itself, and so does what may count
+		// although its end was not heard of.
 		ctx, cancel := s.bound(context.WithoutCancel(ctx))
 		defer cancel()
 		_ = s.client.Unlink(ctx, fill).Err()

@@ -24,6 +24,7 @@ type subscriptions struct {
 	conn   *redis.PubSub // nil for none
 	from   redis.UniversalClient
 	by     map[string]map[*listener]bool
+	asked  map[string]bool // channels that conn subscribes to
 	begun  map[string]bool // channels that the server has confirmed on conn
 	dialed chan struct{}   // capacity 1: who holds it may subscribe and unsubscribe
 }
@@ -34,7 +35,7 @@ type listener struct {
 }
 
 func newSubscriptions() *subscriptions {
-	return &subscriptions{by: map[string]map[*listener]bool{}, begun: map[string]bool{}, dialed: make(chan struct{}, 1)}
+	return &subscriptions{by: map[string]map[*listener]bool{}, asked: map[string]bool{}, begun: map[string]bool{}, dialed: make(chan struct{}, 1)}
 }
 
 // Listen calls fn once when it begins to hear a channel, and for each message from then on,
@@ -66,7 +67,9 @@ func (s *Store) join(ctx context.Context, channel string, l *listener) error {
 		s.near.begin.Do(func() { s.prove(ctx) })
 	}
 	t.mu.Lock()
-	conn, first, begun := t.conn, len(t.by[channel]) == 0, t.begun[channel]
+	// Those who listened by a former connection may not have left yet.
+	conn, first, begun := t.conn, !t.asked[channel], t.begun[channel]
+	t.asked[channel] = true
 	if t.by[channel] == nil {
 		t.by[channel] = map[*listener]bool{}
 	}
@@ -140,6 +143,7 @@ func (t *subscriptions) drop(channel string, l *listener) (conn *redis.PubSub, l
 	if lastOfChannel = len(t.by[channel]) == 0; lastOfChannel {
 		delete(t.by, channel)
 		delete(t.begun, channel)
+		delete(t.asked, channel)
 	}
 	return t.conn, lastOfChannel, len(t.by) == 0
 }
@@ -154,6 +158,7 @@ func (t *subscriptions) end(conn *redis.PubSub, err error) {
 	}
 	t.conn = nil
 	clear(t.begun)
+	clear(t.asked)
 	for _, listeners := range t.by {
 		for l := range listeners {
 			select {
