@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"math/rand/v2"
 	"path/filepath"
 	"strings"
@@ -388,6 +389,42 @@ func TestAgeIsThatOfTheOthers(t *testing.T) {
 		store.SetDown(nil)
 		for _, d := range []*daemon{buffalo, victim, reader, late} {
 			d.stop()
+		}
+	})
+}
+
+// membersOnly is a store whose primary is away, and whose replica knows members, but no leases.
+type membersOnly struct{ registry.Backend }
+
+func (membersOnly) Leases(context.Context, []pbxmesh.NodeID) (map[pbxmesh.NodeID]registry.Lease, int, error) {
+	return nil, 0, pbxmesh.ErrUnavailable
+}
+
+// A store that shows members and no leases is away, all the time: the log says so once.
+func TestOldReplicaIsNoAnswer(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store := memory.New(memory.Options{})
+		if err := store.Announce(t.Context(), registry.Announcement{Node: pbxmesh.Node{ID: "london"}}); err != nil {
+			t.Fatal(err)
+		}
+		var log bytes.Buffer
+		s, err := registry.NewSync(registry.SyncOptions{
+			Replica: registry.NewReplica(registry.ReplicaOptions{}), Backend: membersOnly{store}, Logger: slog.New(slog.NewTextHandler(&log, nil)),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); _ = s.Run(ctx) }()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		since := time.Since(s.Status().Since)
+		cancel()
+		<-done
+		if n := strings.Count(log.String(), "the store"); n > 3 || since < 50*time.Second {
+			t.Errorf("the log says %d times in a minute how the store does, the last time %s ago", n, since)
 		}
 	})
 }

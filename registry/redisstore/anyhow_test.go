@@ -133,3 +133,44 @@ func TestReadAnyhow(t *testing.T) {
 		t.Errorf("after five minutes: %d members, want 3", members)
 	}
 }
+
+// A daemon of an older version that stops says so among the members without a new revision: they
+// are read when its lease ends, or it would seem to have died.
+func TestMembersAreReadWhenALeaseEnds(t *testing.T) {
+	t.Parallel()
+	server := registrytest.StartRedis(t)
+	writer, reader := open(t, redisstore.Options{URL: server.URL()}), open(t, redisstore.Options{URL: server.URL()})
+	raw, node := client(t, server.Addr()), []pbxmesh.NodeID{"london"}
+	left := func(held bool) bool {
+		t.Helper()
+		members, _, err := reader.Members(t.Context())
+		if err != nil || len(members) != 1 {
+			t.Fatal(members, err)
+		}
+		if leases, _, err := reader.Leases(t.Context(), node); err != nil || len(leases) == 1 != held {
+			t.Fatal(leases, err)
+		}
+		return members[0].Left
+	}
+	if err := writer.Announce(t.Context(), registry.Announcement{Node: pbxmesh.Node{ID: "london"}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := writer.Renew(t.Context(), registry.Lease{Node: "london", Instance: "i", TTL: time.Minute, Beat: 1, Clock: time.Now().UnixMilli()}); err != nil {
+		t.Fatal(err)
+	}
+	left(true)
+	text, err := registry.EncodeAnnouncement(&registry.Announcement{Node: pbxmesh.Node{ID: "london"}, Left: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := raw.HSet(t.Context(), "pbxmesh:members", "london", text).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if err := raw.Del(t.Context(), "pbxmesh:{london}:lease").Err(); err != nil {
+		t.Fatal(err)
+	}
+	left(false)
+	if !left(false) {
+		t.Error("its announcement is not read")
+	}
+}

@@ -335,6 +335,9 @@ func (s *Store) readLeases(ctx context.Context, from redis.UniversalClient, node
 		before := s.seen.leases[id]
 		delete(s.seen.leases, id)
 		if texts[i] == "" {
+			if before != nil { // an older daemon that stops says so in its announcement alone
+				s.seen.revision = ""
+			}
 			continue
 		}
 		lease, err := registry.DecodeLease(id, texts[i])
