@@ -46,9 +46,9 @@ fuzz: ## Run every fuzz target for FUZZTIME each
 bench: ## Run the benchmarks that match BENCH
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./...
 
-bench-mesh: ## What an idle mesh asks of Redis: NODES=10 NAMESERVERS=2 SECONDS=20, all in one process
+bench-mesh: ## Traffic, processor and convergence of a mesh far from its Redis: NODES=50 NAMESERVERS=5 RTT=150ms SECONDS=20
 	@scripts/deps.sh
-	PBXMESH_BENCH_MESH='$(or $(NODES),10) $(or $(NAMESERVERS),2) $(or $(SECONDS),20)' $(GO) test -count=1 -v -timeout 20m -run '^TestBenchMesh$$' ./internal/e2e/traffic
+	PBXMESH_BENCH_MESH='$(or $(NODES),50) $(or $(NAMESERVERS),5) $(or $(SECONDS),20) $(or $(RTT),150ms)' $(GO) test -count=1 -v -timeout 40m -run '^TestBenchMesh$$' ./internal/e2e/traffic
 
 bench-hooks: ## Compare the hooks on one switch: FREESWITCH=/path/to/freeswitch, else simulated
 	PBXMESH_BENCH_HOOKS=1 PBXMESH_FREESWITCH='$(or $(FREESWITCH),$(PBXMESH_FREESWITCH))' $(GO) test -count=1 -v -timeout 15m -run '^TestBenchHooks$$' ./internal/e2e
