@@ -39,13 +39,31 @@ type process struct {
 	cmd  *exec.Cmd
 	api  netip.AddrPort
 	file string
-	log  *bytes.Buffer
+	log  *logBuffer
 	path string
+}
+
+// logBuffer holds a log that is read while the program writes it.
+type logBuffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *logBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *logBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
 }
 
 func (p *process) start() {
 	p.t.Helper()
-	p.log = new(bytes.Buffer)
+	p.log = new(logBuffer)
 	p.cmd = exec.Command(p.path, "serve", "-c", p.file)
 	p.cmd.Stderr = p.log
 	if err := p.cmd.Start(); err != nil {

@@ -24,7 +24,8 @@ type mesh struct {
 	t      *testing.T
 	s      *stores
 	probes time.Duration
-	phones int // of each node, which every other node teaches its switch
+	phones int // of each node
+	taught int // so many nodes, the first ones, teach their switches the phones of the others
 
 	daemons []*daemon // nodes first
 }
@@ -70,6 +71,7 @@ func (m *mesh) node(i int) *daemon {
 	cfg.Node = &config.Node{
 		ID: pbxmesh.NodeID(d.name), Addresses: []netip.Addr{d.sw.SIP().Addr()}, MeshAddress: d.sw.Mesh(), SIP: config.SIP{UDP: d.sw.SIP().Port()},
 	}
+	cfg.Router.Native.Enabled = i < m.taught
 	cfg.FreeSWITCH.EventSocket = config.EventSocket{Address: config.HostPort(address), PasswordFile: config.SecretFile(file)}
 	m.start(d, cfg)
 	return d
