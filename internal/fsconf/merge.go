@@ -145,7 +145,8 @@ func withoutBlock(text []byte) ([]byte, error) {
 
 type span struct{ from, to int }
 
-// markLine finds the one line with a mark; the zero span when there is none.
+// markLine finds the one line with a mark; the zero span when there is none. A mark that shares its
+// line is an error: what is inserted there would make a line of it.
 func markLine(text []byte, mark string) (line int, at span, err error) {
 	found, pos := 0, 0
 	for n, l := range slices.Collect(bytes.Lines(text)) {
@@ -157,6 +158,9 @@ func markLine(text []byte, mark string) (line int, at span, err error) {
 	}
 	if found > 1 {
 		return 0, span{}, fmt.Errorf("the mark %q stands there %d times: remove all blocks but one", mark, found)
+	}
+	if bytes.Count(text, []byte("<!-- "+mark)) != found {
+		return 0, span{}, fmt.Errorf("the mark %q shares its line with something else: give it a line of its own, or remove our block by hand", mark)
 	}
 	return line, at, nil
 }

@@ -104,6 +104,7 @@ func TestEventSocketKeepsOtherLists(t *testing.T) {
 func FuzzMergeACL(f *testing.F) {
 	f.Add([]byte("<configuration>\n<network-lists>\n</network-lists>\n</configuration>\n"))
 	f.Add([]byte("<a><network-lists><!-- BEGIN pbxmesh -->\n<!-- END pbxmesh -->\n</network-lists>"))
+	f.Add([]byte("<network-lists><!-- BEGIN pbxmesh -->\n<!-- END pbxmesh --> </network-lists>"))
 	f.Add([]byte("<network-lists><list name='mesh'/></network-lists>"))
 	f.Fuzz(func(t *testing.T, old []byte) {
 		s := buffalo()
