@@ -41,10 +41,10 @@ type voter struct {
 	now     func() time.Time
 	gone    func() bool // the daemon was killed: say nothing any more
 	log     *slog.Logger
-	wake    chan struct{} // the vote says something new: post it
-	listen  chan struct{} // the same, or another observer's does: read the others'
-	news    atomic.Bool   // somebody told of another observer's, and it was not read since
-	told    told          // when another observer's vote says something new
+	wake    news        // the vote says something new: post it
+	listen  news        // the same, or another observer's does: read the others'
+	news    atomic.Bool // somebody told of another observer's, and it was not read since
+	told    told        // when another observer's vote says something new
 
 	mu       sync.Mutex
 	stats    voteStats
@@ -91,7 +91,7 @@ type voteStats struct {
 func newVoter(a *App, board registry.Board) *voter {
 	v := &voter{
 		board: board, tracker: a.tracker, name: a.cfg.Name, renew: a.cfg.Registry.LeaseRenew, now: a.now,
-		gone: a.publisher.cut.Load, log: a.log.With("component", "votes"), wake: make(chan struct{}, 1), listen: make(chan struct{}, 1),
+		gone: a.publisher.cut.Load, log: a.log.With("component", "votes"), wake: newNews(), listen: newNews(),
 		heard: map[string]*heardVote{}, beats: map[string]uint64{}, spoilt: map[string]bool{}, reported: map[string]bool{},
 	}
 	v.told.kind, v.told.notify = registry.NoteVotes, v.hasNews
@@ -101,7 +101,7 @@ func newVoter(a *App, board registry.Board) *voter {
 // hasNews takes in that another observer's vote says something new.
 func (v *voter) hasNews() {
 	v.news.Store(true)
-	poke(v.listen)
+	v.listen.tell()
 }
 
 // instance tells this run of an observer from every other one of its name.
@@ -109,8 +109,8 @@ func instance() string { return crand.Text()[:12] }
 
 // changed has the vote posted at once, and the others' read. It does not block.
 func (v *voter) changed() {
-	poke(v.wake)
-	poke(v.listen)
+	v.wake.tell()
+	v.listen.tell()
 }
 
 // Stats returns the counters.
@@ -273,13 +273,6 @@ func (v *voter) read(ctx context.Context) error {
 
 // watch has the others' votes read as soon as one says something new, until ctx ends.
 func (v *voter) watch(ctx context.Context) error { return v.told.watch(ctx, v.board, v.renew, v.log) }
-
-func poke(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
-}
 
 // tookOurs reports whether the registry took this observer's last vote.
 func (v *voter) tookOurs() bool {

@@ -97,13 +97,16 @@ func (r *replica) next(now time.Time) uint64 {
 	return r.last
 }
 
+// ours reports whether n is a number that the replica can show. The caller holds r.mu.
+func (r *replica) ours(n uint64) bool { return n > 0 && n >= r.probes[0].n && n <= r.last }
+
 // saw takes in what number the replica showed at now: whether it follows and is not behind, and
 // whether it is this mesh's, as far as it has come.
 func (r *replica) saw(text string, now time.Time) (fits, known bool) {
 	n, _ := strconv.ParseUint(text, 10, 64)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	known = n > 0 && n >= r.probes[0].n && n <= r.last
+	known = r.ours(n)
 	for known && len(r.probes) > 1 && r.probes[1].n <= n {
 		r.probes = r.probes[1:]
 	}
@@ -213,7 +216,7 @@ func (s *Store) stillOurs(ctx context.Context) error {
 	n, _ := strconv.ParseUint(text, 10, 64)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if n == 0 || n < r.probes[0].n || n > r.last {
+	if !r.ours(n) {
 		return fmt.Errorf("%w: redis: the replica: %w", pbxmesh.ErrUnavailable, errForeign)
 	}
 	return nil
